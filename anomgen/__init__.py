@@ -1,0 +1,76 @@
+"""Anomaly detection on generative likelihoods, as scikit-learn estimators.
+
+A detector learns how likely a row is, scores new rows in nats, draws new rows from what it learned, and is saved
+without pickle. The public names below are imported on first use, so that ``import anomgen`` alone costs almost nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from anomgen import tracking as tracking
+    from anomgen.data import load_dataset as load_dataset
+    from anomgen.detector import Detector as Detector
+    from anomgen.families import load as load
+    from anomgen.families import register as register
+    from anomgen.families.flow import FlowDetector as FlowDetector
+    from anomgen.generative import GenerativeModel as GenerativeModel
+    from anomgen.generative import Space as Space
+    from anomgen.persist import FormatError as FormatError
+    from anomgen.statistic import Likelihood as Likelihood
+    from anomgen.statistic import Statistic as Statistic
+    from anomgen.statistic import Typicality as Typicality
+    from anomgen.tracking import autolog as autolog
+    from anomgen.train import Callback as Callback
+
+__version__ = "0.1.0"
+
+_homes = {
+    "Callback": "anomgen.train",
+    "Detector": "anomgen.detector",
+    "FlowDetector": "anomgen.families.flow",
+    "FormatError": "anomgen.persist",
+    "GenerativeModel": "anomgen.generative",
+    "Likelihood": "anomgen.statistic",
+    "Space": "anomgen.generative",
+    "Statistic": "anomgen.statistic",
+    "Typicality": "anomgen.statistic",
+    "autolog": "anomgen.tracking",
+    "load": "anomgen.families",
+    "load_dataset": "anomgen.data",
+    "register": "anomgen.families",
+    "tracking": "anomgen",
+}
+
+__all__ = [
+    "Callback",
+    "Detector",
+    "FlowDetector",
+    "FormatError",
+    "GenerativeModel",
+    "Likelihood",
+    "Space",
+    "Statistic",
+    "Typicality",
+    "__version__",
+    "autolog",
+    "load",
+    "load_dataset",
+    "register",
+    "tracking",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _homes.get(name)
+    if home is None:
+        raise AttributeError(f"module 'anomgen' has no attribute {name!r}")
+    value = import_module(f"anomgen.{name}") if home == "anomgen" else getattr(import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
