@@ -135,29 +135,40 @@ scores = detector.fit(X).score_samples(X)
 exact = -0.5 * (X[:, 0] ** 2 + (X[:, 1] / 10) ** 2) - np.log(2 * np.pi * 10)
 assert np.abs(scores - exact).mean() < 0.2, np.abs(scores - exact).mean()
 assert detector.sample(7).shape == (7, 2)
-detector.save(sys.argv[1])
-assert np.array_equal(anomgen.load(sys.argv[1]).score_samples(X), scores)
+detector.save("saved")
+assert np.array_equal(anomgen.load("saved").score_samples(X), scores)
 assert not np.array_equal(detector.set_params(narrowest=3.0).fit(X).score_samples(X), scores)
 """
 
 
-def test_the_worked_example_of_contributing_is_a_family(tmp_path: Path) -> None:
-    text = (REPO / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    block = re.search(r"```python\n(.*?)```", text, re.DOTALL)
-    name = re.search(r"saved as `anomgen/(families/\w+\.py)`", text)
-    assert block is not None
-    assert name is not None
-    shutil.copytree(REPO / "anomgen", tmp_path / "anomgen", ignore=shutil.ignore_patterns("__pycache__"))
-    (tmp_path / "anomgen" / name[1]).write_text(block[1], encoding="utf-8")
+def run_python(code: str, folder: Path, **environment: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", EXERCISE, str(tmp_path / "saved")],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        [sys.executable, "-W", "error::UserWarning:anomgen", "-c", code],
+        cwd=folder,
+        env={**os.environ, **environment},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def python_blocks(page: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (REPO / page).read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_the_worked_example_of_contributing_is_a_family(tmp_path: Path) -> None:
+    name = re.search(r"saved as `anomgen/(families/\w+\.py)`", (REPO / "CONTRIBUTING.md").read_text(encoding="utf-8"))
+    assert name is not None
+    shutil.copytree(REPO / "anomgen", tmp_path / "anomgen", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "anomgen" / name[1]).write_text(python_blocks("CONTRIBUTING.md")[0], encoding="utf-8")
+    run_python(EXERCISE, tmp_path, PYTHONPATH=str(tmp_path))
+
+
+def test_getting_started_runs(template_db: Path, tmp_path: Path) -> None:
+    shutil.copyfile(template_db, tmp_path / "mlflow.db")
+    run_python("\n".join(python_blocks("docs/getting-started.md")), tmp_path)
+    assert (tmp_path / "model" / "SHA256SUMS").is_file()
 
 
 def test_every_public_name_is_in_the_reference() -> None:
