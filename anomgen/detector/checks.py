@@ -1,0 +1,127 @@
+"""What a detector checks at its public door."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.utils.validation import validate_data
+
+from anomgen.encode.frame import to_frame
+
+CHUNK = 65_536
+"""Rows encoded at a time when scoring, which bounds memory and changes no score."""
+
+
+def _number(low: float, high: float, *, above: bool = False) -> Callable[[Any], bool]:
+    def allowed(value: Any) -> bool:
+        real = isinstance(value, Real) and not isinstance(value, bool | np.bool_)
+        return real and (low < value if above else low <= value) and value <= high
+
+    return allowed
+
+
+def _count_or_auto(value: Any) -> bool:
+    return bool(value == "auto") if isinstance(value, str) else isinstance(value, Integral) and value >= 1
+
+
+RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "contamination": (
+        lambda v: v == "auto" if isinstance(v, str) else _number(0, 0.5, above=True)(v),
+        "'auto' or a number in (0, 0.5]",
+    ),
+    "kinds": (lambda v: v is None or isinstance(v, Mapping), "a mapping of columns to kinds, or None"),
+    "exclude": (lambda v: not isinstance(v, str) and hasattr(v, "__iter__"), "a sequence of columns"),
+    "noise": (_number(0, 10), "a number in [0, 10]"),
+    "max_epochs": (_count_or_auto, "'auto' or a positive integer"),
+    "batch_size": (_count_or_auto, "'auto' or a positive integer"),
+    "learning_rate": (_number(0, 10, above=True), "a positive number"),
+    "weight_decay": (_number(0, 10), "a number in [0, 10]"),
+    "patience": (_number(0, 1, above=True), "a share of the schedule in (0, 1]"),
+    "validation_fraction": (_number(0, 0.5), "a share in [0, 0.5]"),
+    "precision": (lambda v: v in ("float32", "bf16"), "'float32' or 'bf16'"),
+    "verbose": (lambda v: v == "auto" or isinstance(v, bool | np.bool_ | int), "True, False or 'auto'"),
+}
+
+
+def check_parameters(name: str, parameters: Mapping[str, Any]) -> None:
+    """Check all parameters that every detector has.
+
+    Raises
+    ------
+    ValueError
+        Naming every bad one, its value and what is allowed.
+    """
+    wrong = [
+        f"{key}={parameters[key]!r} must be {allowed}"
+        for key, (rule, allowed) in RULES.items()
+        if key in parameters and not rule(parameters[key])
+    ]
+    if wrong:
+        raise ValueError(f"{name}: {'; '.join(wrong)}")
+
+
+def validated(detector: Any, x: Any, *, reset: bool, minimum: int) -> Any:
+    """Rows checked as scikit-learn does: a pandas frame for anything with columns, else a numeric array.
+
+    Raises
+    ------
+    ValueError
+        For wrong widths, wrong column names, too few rows.
+    """
+    frame = to_frame(x)
+    if frame is None:
+        return validate_data(
+            detector,
+            x,
+            reset=reset,
+            dtype=[np.float64, np.float32],
+            ensure_all_finite=False,
+            ensure_min_samples=minimum,
+        )
+    if not reset:
+        _check_names(detector, frame)
+    validate_data(detector, frame, reset=reset, skip_check_array=True)
+    if len(frame) < minimum or not frame.shape[1]:
+        rows, columns = frame.shape
+        lacking = f"{rows} sample(s)" if len(frame) < minimum else "0 feature(s)"
+        raise ValueError(
+            f"Found a frame with {lacking} (shape=({rows}, {columns})) while a minimum of "
+            f"{minimum if len(frame) < minimum else 1} is required by {type(detector).__name__}"
+        )
+    return frame
+
+
+def _check_names(detector: Any, frame: pd.DataFrame) -> None:
+    """Name exactly which columns are missing or new, which scikit-learn's own message lists only in part."""
+    known = getattr(detector, "feature_names_in_", None)
+    if known is None or list(known) == list(frame.columns):
+        return
+    missing = [name for name in known if name not in frame.columns]
+    extra = [name for name in frame.columns if name not in known]
+    if missing or extra:
+        raise ValueError(
+            f"The feature names should match those that were passed during fit: missing columns {missing}, "
+            f"unknown columns {extra}"
+        )
+
+
+def chunks(x: Any) -> Iterator[Any]:
+    """Consecutive pieces of rows."""
+    part = x.iloc if isinstance(x, pd.DataFrame) else x
+    for start in range(0, len(x), CHUNK):
+        yield part[start : start + CHUNK]
+
+
+def data_digest(x: Any) -> str:
+    """The sha256 of rows, whatever their container: of their bytes, or of pandas' row hashes."""
+    if isinstance(x, pd.DataFrame):
+        names = ",".join(map(str, x.columns)).encode()
+        hashed = pd.util.hash_pandas_object(x.astype({c: str for c in x if x[c].dtype == object}), index=False)
+        return hashlib.sha256(names + hashed.to_numpy().tobytes()).hexdigest()
+    shape = f"{x.dtype}{x.shape}".encode()
+    return hashlib.sha256(shape + np.ascontiguousarray(x).tobytes()).hexdigest()

@@ -1,0 +1,153 @@
+"""A fitted detector as JSON values and arrays, and back."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from anomgen import runtime
+from anomgen.encode import TableEncoder
+from anomgen.generative import Space
+from anomgen.persist import FormatError
+from anomgen.statistic import Statistic
+
+NOT_SAVED = ("callbacks", "verbose", "random_state")
+"""Parameters of a session, not of a model; the seed that `random_state` came down to is saved instead."""
+
+
+def to_config(detector: Any, name: str, statistic: str) -> dict[str, Any]:
+    """Everything of a fitted detector but its arrays, as JSON values."""
+    return {
+        "class": name,
+        "params": {
+            key: _to_json(key, value) for key, value in detector.get_params(deep=False).items() if key not in NOT_SAVED
+        },
+        "statistic": {"class": statistic, "options": detector.statistic_.get_options()},
+        "offset": detector.offset_,
+        "seed": detector.seed_,
+        "n_features_in": int(detector.n_features_in_),
+        "feature_names_in": [str(name) for name in getattr(detector, "feature_names_in_", [])] or None,
+        "encoder": detector.encoder_.state(),
+        "history": detector.history_,
+        "n_epochs": detector.n_epochs_,
+        "best_epoch": detector.best_epoch_,
+        "data_digest": detector.data_digest_,
+        "versions": versions(),
+    }
+
+
+def to_arrays(detector: Any) -> dict[str, NDArray[Any]]:
+    """Every array of a fitted detector by name."""
+    arrays = {f"model.{key}": value for key, value in module_arrays(detector.model_).items()}
+    arrays |= {f"statistic.{key}": value for key, value in module_arrays(detector.statistic_).items()}
+    return arrays | {"score_quantiles": detector.score_quantiles_}
+
+
+def restore(detector: Any, config: dict[str, Any], arrays: dict[str, NDArray[Any]], statistic: Statistic) -> Any:
+    """Make an unfitted `detector` the fitted one that `config` and `arrays` describe.
+
+    Raises
+    ------
+    FormatError
+        If names, shapes or types do not match what the class builds.
+    """
+    detector.encoder_ = TableEncoder.from_state(config["encoder"])
+    detector.seed_, detector.offset_ = config["seed"], config["offset"]
+    detector.n_features_in_ = config["n_features_in"]
+    if config["feature_names_in"]:
+        detector.feature_names_in_ = np.array(config["feature_names_in"], dtype=object)
+    for key in ("history", "n_epochs", "best_epoch", "data_digest"):
+        setattr(detector, f"{key}_", config[key])
+    detector.score_quantiles_ = arrays["score_quantiles"]
+    detector.model_ = build_model(detector)
+    detector.statistic_ = statistic
+    for prefix, module in (("model.", detector.model_), ("statistic.", statistic)):
+        load_arrays(module, {key.removeprefix(prefix): v for key, v in arrays.items() if key.startswith(prefix)})
+    return detector
+
+
+def build_model(detector: Any) -> nn.Module:
+    """The model as it was before training, in evaluation mode."""
+    with runtime.seeded(detector.seed_):
+        model: nn.Module = detector.build(Space(**detector.encoder_.layout()))
+    return model.eval()
+
+
+def module_arrays(module: nn.Module) -> dict[str, NDArray[Any]]:
+    """Parameters and buffers of a module as numpy arrays on the CPU."""
+    return {key: value.detach().cpu().numpy().copy() for key, value in module.state_dict().items()}
+
+
+def load_arrays(module: nn.Module, arrays: dict[str, NDArray[Any]]) -> None:
+    """Put arrays into a module of the same layout.
+
+    Raises
+    ------
+    FormatError
+        Naming what is missing, unknown, or of another shape or type.
+    """
+    expected = module.state_dict()
+    wrong = sorted(set(expected) ^ set(arrays)) or [
+        f"{key}: {arrays[key].dtype}{list(arrays[key].shape)} instead of {value.dtype}{list(value.shape)}"
+        for key, value in expected.items()
+        if tuple(value.shape) != arrays[key].shape or value.cpu().numpy().dtype != arrays[key].dtype
+    ]
+    if wrong:
+        raise FormatError(f"the saved arrays do not fit {type(module).__name__}: {'; '.join(wrong[:5])}")
+    # A copy: memory-mapped pickles and files give read-only arrays.
+    module.load_state_dict({key: torch.from_numpy(np.array(value)) for key, value in arrays.items()})
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes scores."""
+    found = {"python": platform.python_version(), "machine": platform.machine()}
+    for name in ("anomgen", "torch", "numpy", "scikit-learn", "pandas", "scipy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "unknown"
+    return found
+
+
+def card(detector: Any, name: str) -> str:
+    """The model card: what it is, what it learned from, what columns were taken for."""
+    last = detector.history_[-1] if detector.history_ else {}
+    nats = last.get("held_out_nats", last.get("train_nats", float("nan")))
+    rows = "\n".join(
+        f"| {row['column']} | {row['kind']} | {row['missing']:.1%} | {row['reason']} |" for row in detector.describe()
+    )
+    return f"""# {name}
+
+An anomaly detector saved by anomgen {versions()["anomgen"]}. Load it with `anomgen.load(path)`; nothing in this folder is executed.
+
+- Statistic: {type(detector.statistic_).__name__}; rows that score below {detector.offset_:.6g} are flagged.
+- Log-likelihood a row at the last check: {nats:.4f} nats, after {detector.n_epochs_} epochs (best: {detector.best_epoch_}).
+- Training rows: sha256 `{detector.data_digest_}`. The folder holds no training rows, but levels and ranges of columns.
+
+| column | kind | missing | why |
+|---|---|---|---|
+{rows}
+"""
+
+
+def _to_json(key: str, value: Any) -> Any:
+    if isinstance(value, Statistic):
+        return "auto"
+    if key == "kinds" and value is not None:
+        return [[column, kind] for column, kind in value.items()]
+    if isinstance(value, tuple | list):
+        return [_to_json("", item) for item in value]
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def from_json(key: str, value: Any) -> Any:
+    """A parameter from its JSON value."""
+    if key == "kinds" and value is not None:
+        return dict(value)
+    return tuple(from_json("", item) for item in value) if isinstance(value, list) else value

@@ -1,0 +1,6 @@
+"""Columns of a table to and from model space, with the log-determinant. Numpy, scipy and pandas only."""
+
+from anomgen.encode.columns import KINDS, Column
+from anomgen.encode.table import Encoded, TableEncoder
+
+__all__ = ["KINDS", "Column", "Encoded", "TableEncoder"]

@@ -1,0 +1,474 @@
+"""The table encoder: rows of any frame or array to model-space coordinates and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.special import ndtr, ndtri
+
+from anomgen.encode.cells import cell_bounds, cell_of, encode_cell, encode_missing, lattice_cell, mask_bounds
+from anomgen.encode.columns import KINDS, Column, category_column, number_column
+from anomgen.encode.frame import (
+    Dtype,
+    Name,
+    build_series,
+    codes,
+    numbers,
+    observed_levels,
+    read_dtype,
+    to_frame,
+)
+from anomgen.encode.transform import Maps
+
+Array = NDArray[np.float64]
+
+FREE_TEXT = 0.5
+"""A text column whose distinct values exceed this share of its rows is an identifier or free text."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Rows in model space.
+
+    Parameters
+    ----------
+    z : float32 ndarray of shape (n, d)
+        Where rows are scored: exact values, midpoints of cells, 0 for a missing value.
+    log_det : float64 ndarray of shape (n,)
+        What to add to ``log p(z)`` to get nats in the user's units: log-slopes of the maps, log-widths of the cells,
+        and ``-log N(0)`` for every missing value.
+    low, high : float32 ndarray of shape (n, d)
+        Bounds of the interval each coordinate is known up to, in model space for numbers and in probability for cells
+        of the normal distribution; ``-inf`` and ``inf`` for a missing value. The same array as `z` where exact.
+    """
+
+    z: NDArray[np.float32]
+    log_det: Array
+    low: NDArray[np.float32]
+    high: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.z)
+
+    def take(self, rows: NDArray[Any]) -> Encoded:
+        """The given rows."""
+        exact = self.low is self.z
+        z = self.z[rows]
+        return Encoded(z, self.log_det[rows], z if exact else self.low[rows], z if exact else self.high[rows])
+
+
+class TableEncoder:
+    """Turn tables into coordinates that a density model can learn, and back, exactly accounted.
+
+    The kind of every column is decided at :meth:`fit` from the training rows alone and does not depend on its unit:
+
+    ============  =====================================================================================================
+    constant      takes no coordinate; its value costs nothing, any other value costs ``-log(unseen)``
+    binary        two cells of the standard normal distribution, as wide as the levels are frequent
+    categorical   one cell a level, and a narrow one for levels never seen
+    lattice       a number on a grid or with few values: mapped like a continuous one, known up to its cell
+    continuous    standardized
+    heavy-tailed  asinh around the median with straight tails, standardized
+    datetime      continuous seconds
+    ============  =====================================================================================================
+
+    A column with missing values gets a second, binary coordinate for whether the value is there; the value coordinate
+    of a missing cell is standard normal noise in training and 0 in scoring, with ``-log N(0)`` in the log-determinant,
+    so that a score estimates ``log p(observed values, mask)``.
+
+    Parameters
+    ----------
+    kinds : mapping of column to kind, optional
+        Overrides what is inferred: column names, or positions for arrays.
+    exclude : sequence of columns
+        Columns left out of the model; they come back from :meth:`decode` as missing.
+
+    Notes
+    -----
+    The mass of a cell is its width times the density at its middle: a one-point quadrature, not a bound. Masses of
+    values never seen in training come from a share of ``0.01 / (n + 1)`` set aside for them.
+    """
+
+    columns_: list[Column]
+    dtypes_: list[Dtype]
+
+    def __init__(self, kinds: Mapping[Any, str] | None = None, exclude: Sequence[Any] = ()) -> None:
+        self.kinds = dict(kinds or {})
+        self.exclude = tuple(exclude)
+
+    # ------------------------------------------------------------------ fitting
+
+    def fit(self, x: Any, weight: Array | None = None) -> TableEncoder:
+        """Decide the kind and the map of every column.
+
+        Parameters
+        ----------
+        x : frame or ndarray of shape (n, p)
+        weight : ndarray of shape (n,), optional
+            Positive weight of every row.
+
+        Raises
+        ------
+        ValueError
+            Naming the column, and the row where there is one, of data that cannot be encoded: all missing, infinite,
+            free text, unknown names in `kinds` or `exclude`, or when nothing varies.
+        """
+        frame = to_frame(x)
+        self.container_ = "array" if frame is None else "frame"
+        frame = _as_frame(x) if frame is None else frame
+        self.names_: list[Name] = [_plain_name(name) for name in frame.columns]
+        if len(set(self.names_)) < len(self.names_):
+            repeated = next(name for i, name in enumerate(self.names_) if name in self.names_[:i])
+            raise ValueError(f"column {repeated!r} appears more than once; give every column its own name")
+        self._check_options()
+        self.eps_ = 1.2e-7 if self.container_ == "array" and np.asarray(x).dtype == np.float32 else 2.3e-16
+        self.array_dtype_ = str(np.asarray(x).dtype) if self.container_ == "array" else ""
+        weight = np.ones(len(frame)) if weight is None else np.asarray(weight, dtype=np.float64)
+        self.dtypes_, self.columns_ = [], []
+        for name in self.names_:
+            series = frame.iloc[:, self.names_.index(name)]
+            if name in self.exclude:
+                self.dtypes_.append(_excluded_dtype(series, name))
+                continue
+            dtype = self._dtype_for(series, name)
+            self.dtypes_.append(dtype)
+            self.columns_.append(self._fit_column(series, dtype, name, weight))
+        self._compile()
+        if not self.dim:
+            raise ValueError(
+                f"every column is constant ({', '.join(repr(c.name) for c in self.columns_[:5])}): there is no variation "
+                "to learn from; give rows that differ"
+            )
+        return self
+
+    def _check_options(self) -> None:
+        for option, given in (("kinds", list(self.kinds)), ("exclude", list(self.exclude))):
+            unknown = [name for name in given if name not in self.names_]
+            if unknown:
+                raise ValueError(
+                    f"{option}= names {unknown[0]!r}, which is not a column; columns are {self.names_[:10]}"
+                )
+        wrong = [kind for kind in self.kinds.values() if kind not in KINDS]
+        if wrong:
+            raise ValueError(f"kinds= holds {wrong[0]!r}; allowed are {', '.join(KINDS)}")
+        if set(self.names_) <= set(self.exclude):
+            raise ValueError("exclude= leaves no column to model")
+
+    def _dtype_for(self, series: pd.Series[Any], name: Name) -> Dtype:
+        dtype = read_dtype(series, name)
+        wanted = self.kinds.get(name)
+        if dtype.role == "category" and wanted not in (None, "categorical", "binary", "constant"):
+            return Dtype("datetime", "object", unit="ns") if wanted == "datetime" else Dtype("number", "float64")
+        if dtype.role == "category" and wanted is None and not dtype.levels:
+            types = {type(value) for value in series.dropna().astype(object).unique()}
+            if len(types) > 1:
+                row = next(i for i, value in enumerate(series) if isinstance(value, str))
+                raise ValueError(
+                    f"column {name!r} mixes numbers and text (row {row}: {series.iloc[row]!r}); clean it, or pass "
+                    f"kinds={{{name!r}: 'categorical'}} or exclude=[{name!r}]"
+                )
+        return dtype
+
+    def _fit_column(self, series: pd.Series[Any], dtype: Dtype, name: Name, weight: Array) -> Column:
+        absent = series.isna().to_numpy()
+        if absent.all():
+            raise ValueError(f"column {name!r} has only missing values; drop it or pass exclude=[{name!r}]")
+        observed = weight[~absent]
+        common = {
+            "unseen": max(0.01 / (len(series) + 1), 1e-9),
+            "missing": float(weight[absent].sum() / weight.sum()),
+        }
+        wanted = self.kinds.get(name)
+        if dtype.role == "category":
+            levels = observed_levels(series, dtype, name)
+            if wanted is None and not dtype.levels and len(levels) > max(30, FREE_TEXT * len(observed)):
+                raise ValueError(
+                    f"column {name!r} looks like free text or an identifier ({len(levels)} distinct values in "
+                    f"{len(observed)} rows); pass exclude=[{name!r}], or kinds={{{name!r}: 'categorical'}} to keep it"
+                )
+            found = codes(series, tuple(levels), name)
+            return category_column(name, found[~absent], levels, observed, **common)
+        values = numbers(series, dtype, name)
+        _check_finite(values, name)
+        if dtype.role in ("datetime", "duration") and wanted is None:
+            wanted = "datetime" if len(np.unique(values[~absent])) > 1 else None
+        return number_column(name, values[~absent], observed, kind=wanted, eps=_eps(dtype, self.eps_), **common)
+
+    # ------------------------------------------------------------------ what the model is told
+
+    @property
+    def dim(self) -> int:
+        """Number of model coordinates."""
+        return len(self.coordinates_)
+
+    def _compile(self) -> None:
+        """Lay the columns out as coordinates: value, then mask where values are missing."""
+        self.coordinates_: list[tuple[int, str]] = []
+        for j, column in enumerate(self.columns_):
+            if column.is_cell:
+                self.coordinates_.append((j, "cell"))
+            elif column.is_real:
+                self.coordinates_.append((j, "lattice" if column.kind == "lattice" else "real"))
+            if column.missing > 0:
+                self.coordinates_.append((j, "mask"))
+        self.__dict__.pop("_real", None)
+
+    @cached_property
+    def _real(self) -> tuple[NDArray[np.int64], NDArray[np.int64], Maps]:
+        """Positions of the mapped numbers among columns and among coordinates, and their maps."""
+        at = [(j, k) for k, (j, role) in enumerate(self.coordinates_) if role in ("real", "lattice")]
+        used = [self.columns_[j] for j, _ in at]
+
+        def gather(name: str) -> Array:
+            return np.array([getattr(column, name) for column in used], dtype=np.float64)
+
+        bent = np.array([column.bent for column in used], dtype=bool)
+        maps = Maps(gather("center"), gather("scale"), bent, *(gather(n) for n in ("low", "high", "shift", "spread")))
+        where = np.array(at, dtype=np.int64).reshape(-1, 2)
+        return where[:, 0], where[:, 1], maps
+
+    def layout(self) -> dict[str, Any]:
+        """The fields of the model's ``Space``: shape, names, kinds, edges and missing of every coordinate."""
+        names, kinds, edges, missing = [], [], [], []
+        for j, role in self.coordinates_:
+            column = self.columns_[j]
+            names.append(f"{column.name} is missing" if role == "mask" else str(column.name))
+            kinds.append("cell" if role in ("cell", "mask") else role)
+            bounds = mask_bounds(column) if role == "mask" else cell_bounds(column) if role == "cell" else np.zeros(2)
+            edges.append(tuple(float(edge) for edge in ndtri(bounds[1:-1])))
+            missing.append(role != "mask" and column.missing > 0)
+        return {
+            "shape": (self.dim,),
+            "names": tuple(names),
+            "kinds": tuple(kinds),
+            "edges": tuple(edges),
+            "missing": tuple(missing),
+        }
+
+    def describe(self) -> list[dict[str, Any]]:
+        """One row a column: what it was taken for and why."""
+        rows = {column.name: column for column in self.columns_}
+        report: list[dict[str, Any]] = []
+        for name in self.names_:
+            column = rows.get(name)
+            if column is None:
+                report.append({"column": name, "kind": "excluded", "reason": "listed in exclude", "missing": 0.0})
+            else:
+                report.append({"column": name, "kind": column.kind, "reason": column.reason, "missing": column.missing})
+        return report
+
+    # ------------------------------------------------------------------ rows in
+
+    def encode(self, x: Any, cells: bool = False) -> Encoded:
+        """Encode rows laid out as the training rows were.
+
+        Parameters
+        ----------
+        x : frame or ndarray of shape (n, p)
+        cells : bool
+            Whether to give the bounds that training draws between; otherwise `low` and `high` are `z`.
+
+        Raises
+        ------
+        ValueError
+            Naming column and row of an infinity, or of text in a numeric column.
+        """
+        values = self._values(x)
+        n = len(values)
+        z = np.zeros((n, self.dim), dtype=np.float32)
+        log_det = np.zeros(n)
+        low = high = z
+        if cells and any(role != "real" or self.columns_[j].missing > 0 for j, role in self.coordinates_):
+            low, high = np.zeros_like(z), np.zeros_like(z)
+        absent = np.isnan(values)
+        self._encode_real(values, absent, z, log_det, low, high)
+        for k, (j, role) in enumerate(self.coordinates_):
+            column = self.columns_[j]
+            if role in ("cell", "mask"):
+                bounds = mask_bounds(column) if role == "mask" else cell_bounds(column)
+                at = absent[:, j].astype(np.int64) if role == "mask" else cell_of(column, values[:, j])
+                encode_cell(bounds, at, k, z, log_det, low, high)
+            if role != "mask":
+                encode_missing(column, absent[:, j], k, z, log_det, low, high)
+        for j, column in enumerate(self.columns_):
+            if column.kind == "constant":
+                same = values[:, j] == (0.0 if column.coded else column.levels[0])
+                log_det += np.where(absent[:, j], 0.0, np.where(same, np.log1p(-column.unseen), np.log(column.unseen)))
+                if column.missing == 0:
+                    log_det[absent[:, j]] += np.log(column.unseen)
+        return Encoded(z, log_det, low, high)
+
+    def _values(self, x: Any) -> Array:
+        """Every modelled column as float64: numbers as they are, levels as their code (-1 unseen), NaN missing."""
+        frame = to_frame(x)
+        if frame is None:
+            array = np.asarray(x)
+            if self.container_ != "array" or self.exclude:
+                array = array[:, [self.names_.index(column.name) for column in self.columns_]]
+            if array.dtype != object and not any(column.coded for column in self.columns_):
+                values = array.astype(np.float64, copy=False)
+                for j in np.flatnonzero(np.isinf(values).any(axis=0)):
+                    _check_finite(values[:, j], self.columns_[j].name)
+                return values
+            frame = pd.DataFrame(array, columns=[column.name for column in self.columns_])
+        out = np.empty((len(frame), len(self.columns_)))
+        labels = list(frame.columns)
+        for j, column in enumerate(self.columns_):
+            position = labels.index(column.name) if column.name in labels else self.names_.index(column.name)
+            series = frame.iloc[:, position]
+            if column.coded:
+                found = codes(series, column.levels, column.name)
+                out[:, j] = np.where(found == -2, np.nan, found)
+            else:
+                out[:, j] = numbers(series, self._dtype(j), column.name)
+                _check_finite(out[:, j], column.name)
+        return out
+
+    def _dtype(self, j: int) -> Dtype:
+        return self.dtypes_[self.names_.index(self.columns_[j].name)]
+
+    def _encode_real(
+        self, values: Array, absent: NDArray[np.bool_], z: Any, log_det: Array, low: Any, high: Any
+    ) -> None:
+        columns, coordinates, maps = self._real
+        if not len(columns):
+            return
+        x = np.where(absent[:, columns], maps.center, values[:, columns])
+        z[:, coordinates] = maps.forward(x)
+        slope = maps.log_slope(x)
+        slope[absent[:, columns]] = 0.0
+        cells = low is not z
+        if cells:
+            low[:, coordinates] = high[:, coordinates] = z[:, coordinates]
+        lattice = [i for i, j in enumerate(columns) if self.columns_[j].kind == "lattice"]
+        if lattice:
+            below, above, penalty = (np.empty((len(x), len(lattice))) for _ in range(3))
+            for i, at in enumerate(lattice):
+                below[:, i], above[:, i], penalty[:, i] = lattice_cell(self.columns_[columns[at]], x[:, at])
+            some = maps.take(lattice)
+            a, b = some.forward(below), some.forward(above)
+            # Far out, where the ends of a cell meet in floating point, slope times width still tells its mass.
+            narrow = some.log_slope(0.5 * (below + above)) + np.log(above - below)
+            with np.errstate(divide="ignore"):
+                width = np.where(b - a > 1e-9 * np.abs(a), np.log(np.maximum(b - a, 0.0)), narrow)
+            gaps = absent[:, columns[lattice]]
+            z[:, coordinates[lattice]] = 0.5 * (a + b)
+            slope[:, lattice] = np.where(gaps, 0.0, width + penalty)
+            if cells:
+                low[:, coordinates[lattice]], high[:, coordinates[lattice]] = a, b
+        log_det += slope.sum(axis=1)
+
+    # ------------------------------------------------------------------ rows out
+
+    def decode(self, z: NDArray[Any]) -> Any:
+        """Rows in the user's container, dtypes, columns and levels from model-space coordinates `z` of shape (n, d).
+
+        Cells give their level, lattices the nearest one inside the training range; excluded columns come back missing.
+        """
+        z = np.asarray(z, dtype=np.float64)
+        columns, coordinates, maps = self._real
+        real = maps.inverse(z[:, coordinates]) if len(columns) else np.zeros((len(z), 0))
+        by_column = {int(j): real[:, i] for i, j in enumerate(columns)}
+        roles = {(j, role): k for k, (j, role) in enumerate(self.coordinates_)}
+        decoded: dict[Name, NDArray[Any]] = {}
+        for j, column in enumerate(self.columns_):
+            values = self._decode_column(j, z, by_column, roles)
+            if column.missing > 0:
+                gone = ndtr(z[:, roles[j, "mask"]]) > mask_bounds(column)[1]
+                values = np.where(gone, None if values.dtype == object else np.nan, values)
+            decoded[column.name] = values
+        return self._container(decoded, len(z))
+
+    def _decode_column(
+        self, j: int, z: Array, real: dict[int, Array], roles: dict[tuple[int, str], int]
+    ) -> NDArray[Any]:
+        column = self.columns_[j]
+        levels = np.array(column.levels, dtype=object if column.coded else np.float64)
+        if column.kind == "constant":
+            return np.repeat(levels, len(z))
+        if column.is_cell:
+            found = np.searchsorted(cell_bounds(column)[1:-1], ndtr(z[:, roles[j, "cell"]]))
+            return np.asarray(levels[np.minimum(found, len(levels) - 1)])
+        if column.kind == "lattice":
+            if column.step > 0:
+                steps = np.rint((np.clip(real[j], column.minimum, column.maximum) - column.origin) / column.step)
+                return np.asarray(column.origin + steps * column.step)
+            return np.asarray(levels[np.searchsorted(0.5 * (levels[1:] + levels[:-1]), real[j])])
+        return real[j]
+
+    def _container(self, decoded: dict[Name, NDArray[Any]], n: int) -> Any:
+        gap = np.full(n, np.nan)
+        if self.container_ == "array":
+            full = np.stack([decoded.get(name, gap) for name in self.names_], axis=1).astype(np.float64)
+            return full.astype(self.array_dtype_) if self.array_dtype_ in ("float32", "float64") else full
+        series = {}
+        for name, dtype in zip(self.names_, self.dtypes_, strict=True):
+            values = decoded.get(name, gap if dtype.role != "category" else np.full(n, None, dtype=object))
+            series[name] = build_series(values, dtype)
+        return pd.DataFrame(series)
+
+    # ------------------------------------------------------------------ state
+
+    def state(self) -> dict[str, Any]:
+        """Everything learned, as JSON values."""
+        return {
+            "kinds": [[name, kind] for name, kind in self.kinds.items()],
+            "exclude": list(self.exclude),
+            "container": self.container_,
+            "array_dtype": self.array_dtype_,
+            "eps": self.eps_,
+            "names": list(self.names_),
+            "dtypes": [asdict(dtype) for dtype in self.dtypes_],
+            "columns": [column.state() for column in self.columns_],
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> TableEncoder:
+        """The encoder that :meth:`state` described."""
+        encoder = cls(dict(state["kinds"]), state["exclude"])
+        encoder.container_, encoder.array_dtype_ = state["container"], state["array_dtype"]
+        encoder.eps_, encoder.names_ = state["eps"], list(state["names"])
+        encoder.dtypes_ = [Dtype(**{**dtype, "levels": tuple(dtype["levels"])}) for dtype in state["dtypes"]]
+        encoder.columns_ = [Column.from_state(column) for column in state["columns"]]
+        encoder._compile()
+        return encoder
+
+
+def _as_frame(x: Any) -> pd.DataFrame:
+    array = np.asarray(x)
+    return pd.DataFrame({j: array[:, j] for j in range(array.shape[1])})
+
+
+def _plain_name(name: Any) -> Name:
+    if isinstance(name, str):
+        return str(name)
+    if isinstance(name, int | np.integer) and not isinstance(name, bool):
+        return int(name)
+    raise ValueError(f"column name {name!r} is a {type(name).__name__}; name columns by text or by whole numbers")
+
+
+def _excluded_dtype(series: pd.Series[Any], name: Name) -> Dtype:
+    try:
+        return read_dtype(series, name)
+    except (TypeError, ValueError):
+        return Dtype("category", "object")
+
+
+def _eps(dtype: Dtype, array_eps: float) -> float:
+    single = dtype.text.lower().startswith("float32") or dtype.text.startswith("float[")
+    return 1.2e-7 if single else array_eps
+
+
+def _check_finite(values: Array, name: Name) -> None:
+    infinite = np.flatnonzero(np.isinf(values))
+    if len(infinite):
+        raise ValueError(
+            f"Input X contains infinity: column {name!r}, row {infinite[0]} ({len(infinite)} such values); "
+            "replace it by a number or by a missing value"
+        )

@@ -1,0 +1,145 @@
+"""Where and how arithmetic runs: devices, threads, seeds, and rows mapped in tiles of one fixed height."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor
+
+TILE = {"cpu": 256, "cuda": 8192}
+SAMPLE_TILE = 1024
+
+_compile_requested = False
+
+
+def resolve_device(device: str) -> torch.device:
+    """Turn ``"auto"`` into the best device present and check any other name.
+
+    Raises
+    ------
+    ValueError
+        If the device does not exist on this machine.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+        torch.empty(0, device=resolved)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device={device!r} is not available here ({error}); use device='auto' or 'cpu'") from None
+    return resolved
+
+
+@contextmanager
+def threads(n: int) -> Iterator[None]:
+    """Run a block with `n` intra-op threads and restore the count found."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def seeded(*seed: int, device: torch.device | None = None) -> Iterator[None]:
+    """Run a block with torch's generators seeded by a tuple of numbers; the caller's random state is left as found."""
+    mixed = int(np.random.SeedSequence([part & 0xFFFFFFFF for part in seed]).generate_state(2, np.uint64)[0])
+    cuda = [device] if device is not None and device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        torch.manual_seed(mixed) if cuda else torch.default_generator.manual_seed(mixed)
+        yield
+
+
+@contextmanager
+def compiling(requested: bool) -> Iterator[None]:
+    """Let the heavy pointwise kernels inside the block be compiled, where a compiler is found."""
+    global _compile_requested
+    before, _compile_requested = _compile_requested, requested
+    try:
+        yield
+    finally:
+        _compile_requested = before
+
+
+def compile_requested() -> bool:
+    """Whether the current block asked for compiled kernels."""
+    return _compile_requested
+
+
+def map_rows(
+    function: Callable[..., Tensor],
+    columns: Sequence[Tensor],
+    *,
+    device: torch.device,
+    gradient: bool = False,
+    height: int | None = None,
+) -> np.ndarray:
+    """Apply `function` to rows in tiles of one constant height, so that a row's result never depends on its batch.
+
+    Parameters
+    ----------
+    function : callable
+        Takes one tensor for each of `columns`, each of the tile's height, and returns one value or vector a row.
+    columns : sequence of Tensor
+        CPU tensors sharing their first dimension.
+    device : torch.device
+        Where `function` lives.
+    gradient : bool
+        Whether `function` needs autograd; otherwise inference mode is on.
+    height : int, optional
+        Rows a tile; a power of two. By default 256 on a CPU and 8,192 on a GPU.
+
+    Returns
+    -------
+    ndarray of shape (n, ...)
+
+    Notes
+    -----
+    The last tile is padded with copies of its first row. Each tile runs with one intra-op thread (threads that split a
+    tile give a row bits that depend on its position); the caller's threads work on different tiles instead.
+    """
+    tile = height or TILE.get(device.type, TILE["cuda"])
+    n = len(columns[0])
+    workers = torch.get_num_threads() if device.type == "cpu" else 1
+
+    def one(start: int) -> np.ndarray:
+        parts = [_padded(column[start : start + tile], tile).to(device) for column in columns]
+        with torch.inference_mode(not gradient):
+            result = function(*parts)
+        return result.detach()[: min(tile, n - start)].cpu().numpy()
+
+    starts = range(0, max(n, 1), tile)
+    with threads(1) if device.type == "cpu" else threads(workers):
+        if workers == 1 or len(starts) == 1:
+            pieces = [one(start) for start in starts]
+        else:
+            with ThreadPoolExecutor(workers) as pool:
+                pieces = list(pool.map(one, starts))
+    return np.concatenate(pieces)[:n]
+
+
+def _padded(part: Tensor, height: int) -> Tensor:
+    short = height - len(part)
+    if short == 0:
+        return part
+    filler = part[:1] if len(part) else part.new_zeros((1, *part.shape[1:]))
+    return torch.cat([part, filler.expand(short, *part.shape[1:])])
+
+
+def sample_rows(sample: Callable[[int], Tensor], n: int, *, seed: int, device: torch.device, start: int = 0) -> Tensor:
+    """Rows ``start .. start + n`` of the endless sequence that `seed` defines, drawn in tiles of 1,024.
+
+    Every tile is seeded by ``(seed, tile number)``, so any way of cutting the sequence gives the same rows.
+    """
+    first, last = start // SAMPLE_TILE, -(-(start + n) // SAMPLE_TILE)
+    tiles = []
+    with threads(1), torch.no_grad():
+        for number in range(first, max(last, first + 1)):
+            with seeded(seed, number, device=device):
+                tiles.append(sample(SAMPLE_TILE).cpu())
+    return torch.cat(tiles)[start - first * SAMPLE_TILE :][:n]
