@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := anomgen pipelines tests docs
+SOURCES := anomgen pipelines tests docs .ci
 JOBS ?= auto
 
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
