@@ -1,0 +1,82 @@
+"""What the documentation shows runs as shown, and nothing public is left out of it."""
+
+from __future__ import annotations
+
+import doctest
+import os
+import re
+import shutil
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import anomgen
+
+REPO = Path(__file__).resolve().parents[1]
+EXAMPLES = sorted(path for path in (REPO / "anomgen").rglob("*.py") if ">>>" in path.read_text(encoding="utf-8"))
+
+EXERCISE = """
+import sys
+import numpy as np
+import anomgen
+from anomgen import families
+
+detector = families.get("independent")(max_epochs=30, random_state=0)
+X = np.random.default_rng(0).normal(size=(500, 2)) * [1.0, 10.0]
+scores = detector.fit(X).score_samples(X)
+exact = -0.5 * (X[:, 0] ** 2 + (X[:, 1] / 10) ** 2) - np.log(2 * np.pi * 10)
+assert np.abs(scores - exact).mean() < 0.2, np.abs(scores - exact).mean()
+assert detector.sample(7).shape == (7, 2)
+detector.save("saved")
+assert np.array_equal(anomgen.load("saved").score_samples(X), scores)
+assert not np.array_equal(detector.set_params(narrowest=3.0).fit(X).score_samples(X), scores)
+"""
+
+
+def run_python(code: str, folder: Path, **environment: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error::UserWarning:anomgen", "-c", code],
+        cwd=folder,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def python_blocks(page: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (REPO / page).read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_the_worked_example_of_contributing_is_a_family(tmp_path: Path) -> None:
+    name = re.search(r"saved as `anomgen/(families/\w+\.py)`", (REPO / "CONTRIBUTING.md").read_text(encoding="utf-8"))
+    assert name is not None
+    shutil.copytree(REPO / "anomgen", tmp_path / "anomgen", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "anomgen" / name[1]).write_text(python_blocks("CONTRIBUTING.md")[0], encoding="utf-8")
+    run_python(EXERCISE, tmp_path, PYTHONPATH=str(tmp_path))
+
+
+def test_getting_started_runs(template_db: Path, tmp_path: Path) -> None:
+    shutil.copyfile(template_db, tmp_path / "mlflow.db")
+    run_python("\n".join(python_blocks("docs/getting-started.md")), tmp_path)
+    assert (tmp_path / "model" / "SHA256SUMS").is_file()
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    reference = (REPO / "docs" / "api.rst").read_text(encoding="utf-8")
+    for name in set(anomgen.__all__) - {"__version__", "tracking"}:
+        assert re.search(rf"^\.\. auto\w+:: (anomgen\.)?{name}$", reference, re.MULTILINE), (
+            f"{name} is not in docs/api.rst"
+        )
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.relative_to(REPO).as_posix())
+def test_examples_in_docstrings_run(path: Path) -> None:
+    name = ".".join(path.relative_to(REPO).with_suffix("").parts).removesuffix(".__init__")
+    failed, tried = doctest.testmod(import_module(name), optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert tried
+    assert not failed
