@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ GRID = np.linspace(0.0, 1.0, 1001)
 """Levels of the stored quantiles of the training scores."""
 
 
-def share(contamination: float | Literal["auto"]) -> float:
+def share(contamination: Any) -> float:
     """The share of rows to flag.
 
     Raises

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 Objective = tuple[Iterable[nn.Parameter], Callable[[Tensor], Tensor]]
@@ -55,7 +54,7 @@ class Space:
 
 @dataclass
 class Rows:
-    """Encoded rows as a statistic sees them.
+    r"""Encoded rows as a statistic sees them.
 
     Parameters
     ----------
@@ -111,6 +110,3 @@ def abilities(model: nn.Module) -> set[str]:
 def missing_abilities(model: nn.Module, needs: Iterable[str]) -> list[str]:
     """Those of `needs` that `model` lacks, sorted."""
     return sorted(set(needs) - abilities(model))
-
-
-__all__ = ["GenerativeModel", "Objective", "Rows", "Space", "abilities", "missing_abilities", "torch"]

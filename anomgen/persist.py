@@ -66,7 +66,7 @@ def write_folder(
     staged = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         for name, content in files.items():
-            with open(staged / name, "wb") as file:
+            with (staged / name).open("wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
@@ -134,15 +134,15 @@ def _sums(files: Mapping[str, bytes]) -> bytes:
 
 def _swap(staged: Path, target: Path) -> None:
     if not target.exists():
-        os.replace(staged, target)
+        staged.replace(target)
         return
     # A folder cannot replace a full one in one step: the old one steps aside and returns if the second move fails.
     aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
-    os.replace(target, aside / "model")
+    target.replace(aside / "model")
     try:
-        os.replace(staged, target)
+        staged.replace(target)
     except BaseException:
-        os.replace(aside / "model", target)
+        (aside / "model").replace(target)
         raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)

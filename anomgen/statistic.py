@@ -122,5 +122,5 @@ def check_abilities(statistic: Statistic, model: GenerativeModel) -> None:
     lacking = missing_abilities(model, statistic.needs)
     if lacking:
         raise ValueError(
-            f"statistic {type(statistic).__name__} needs {', '.join(lacking)}, which {type(model).__name__} does not have"
+            f"statistic {type(statistic).__name__} needs {', '.join(lacking)}, which {type(model).__name__} lacks"
         )

@@ -6,38 +6,29 @@ import inspect
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from itertools import chain
-from numbers import Integral
-from typing import Any, ClassVar, Literal, Self, dataclass_transform
+from typing import Any, ClassVar, Literal, Self, cast, dataclass_transform
 
 import numpy as np
-import pandas as pd
-import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted
-from torch import Tensor
+from sklearn.utils.validation import check_is_fitted
 
 from anomgen import calibrate, persist, runtime
-from anomgen.detector import state
-from anomgen.detector.checks import check_parameters, chunks, data_digest, validated
+from anomgen.detector import fitting, state
+from anomgen.detector.checks import chunks, validated
 from anomgen.detector.stream import Stream
-from anomgen.encode import Encoded, TableEncoder
-from anomgen.generative import GenerativeModel, Rows, Space
-from anomgen.statistic import MAX_ROWS, Statistic, check_abilities, log_likelihood, make_statistic
+from anomgen.generative import GenerativeModel, Space
+from anomgen.statistic import Statistic, make_statistic
 from anomgen.train import Callback, Trainer
 
 Auto = Literal["auto"]
 Array = NDArray[np.float64]
 
-MIN_HELD_OUT = 30
-"""Held-out rows below which there is no early stop: their mean says too little."""
-
 
 @dataclass_transform(kw_only_default=True, eq_default=False)
 @dataclass(eq=False, repr=False, kw_only=True)
-class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
+class Detector(OutlierMixin, BaseEstimator):
     """Base of all detectors: a scikit-learn outlier detector around a generative model.
 
     A family subclasses it, declares its parameters as annotated fields with immutable defaults, and writes
@@ -127,6 +118,8 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     random_state: Any = None
     verbose: bool | Auto = "auto"
 
+    _stream = cast("Stream | None", None)
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Make every subclass a keyword-only dataclass, and refuse defaults that would be silently ignored."""
         super().__init_subclass__(**kwargs)
@@ -164,20 +157,12 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             If training diverges twice in a row.
         """
         continued = self.warm_start and hasattr(self, "model_")
-        X, weight = self._prepare(X, sample_weight, reset=not continued, minimum=2)
+        X, weight = fitting.prepare(self, X, sample_weight, reset=not continued, minimum=2)
+        held_out = None if X_val is None else validated(self, X_val, reset=False, minimum=1)
         if not continued:
-            self._begin(X, weight)
-        self.data_digest_ = data_digest(X)
+            fitting.begin(self, X, weight)
         self._stream = None
-        rows = self.encoder_.encode(X, cells=True)
-        train, held = self._split(len(rows), X_val is not None)
-        fitted = rows.take(train) if len(held) else rows
-        held_out = rows.take(held) if len(held) else None
-        if X_val is not None:
-            held_out = self.encoder_.encode(validated(self, X_val, reset=False, minimum=1), cells=True)
-        self.history_: list[dict[str, float]] = []
-        self._train(fitted, _at(weight, train), held_out, _at(weight, held) if len(held) else None)
-        self._conclude(fitted, fitted if held_out is None else held_out, rows)
+        fitting.learn(self, X, weight, held_out)
         return self
 
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
@@ -198,101 +183,22 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         ValueError
             As `fit`.
         """
-        X, weight = self._prepare(X, sample_weight, reset=not self.__sklearn_is_fitted__(), minimum=1)
-        if getattr(self, "_stream", None) is None:
-            self._stream = Stream(check_random_state(self.random_state).randint(2**31 - 1))
-        self._stream.add(X, np.ones(len(X)) if weight is None else weight)
-        if hasattr(self, "model_") or self._stream.ready:
-            self._absorb()
+        X, weight = fitting.prepare(self, X, sample_weight, reset=not self.__sklearn_is_fitted__(), minimum=1)
+        stream = self._stream
+        if stream is None:
+            stream = Stream(check_random_state(self.random_state).randint(2**31 - 1))
+            self._stream = stream
+        stream.add(X, np.ones(len(X)) if weight is None else weight)
+        if hasattr(self, "model_") or stream.ready:
+            fitting.learn_piece(self, stream)
         return self
 
     def _absorb(self) -> None:
-        """Train on the rows that `partial_fit` has gathered."""
-        stream = getattr(self, "_stream", None)
-        if stream is None or not stream.waiting:
-            return
-        X, weight = stream.release()
-        if not hasattr(self, "model_"):
-            self._begin(X, weight)
-            self.history_ = []
-        self.data_digest_ = data_digest(X)
-        rows = self.encoder_.encode(X, cells=True)
-        train, held = stream.split(len(rows))
-        stream.keep(rows.take(held))
-        enough = stream.reservoir is not None and len(stream.reservoir) >= MIN_HELD_OUT
-        epochs = stream.epochs(len(train)) if self.max_epochs == "auto" else self.max_epochs
-        fitted = rows.take(train)
-        self._train(fitted, weight[train], stream.reservoir if enough else None, None, epochs, constant_rate=True)
-        judged = stream.reservoir if enough else rows
-        self._conclude(fitted, judged, judged)
-
-    def _prepare(self, X: Any, sample_weight: Any, reset: bool, minimum: int) -> tuple[Any, Array | None]:
-        """Validated rows of positive weight, and their weights."""
-        check_parameters(type(self).__name__, self.get_params(deep=False))
-        X = validated(self, X, reset=reset, minimum=minimum)
-        if sample_weight is None:
-            return X, None
-        probe = np.empty((len(X), 1))
-        weight = np.asarray(_check_sample_weight(sample_weight, probe, dtype=np.float64, ensure_non_negative=True))
-        kept = np.flatnonzero(weight > 0)
-        if len(kept) < minimum:
-            raise ValueError(
-                f"sample_weight is positive for {len(kept)} sample(s), all others are zero: at least {minimum} needed"
-            )
-        if len(kept) < len(weight):
-            X, weight = (X.iloc[kept] if isinstance(X, pd.DataFrame) else X[kept]), weight[kept]
-        return X, weight
-
-    def _begin(self, X: Any, weight: Array | None) -> None:
-        """Everything that comes before the first training step of a new model."""
-        if len(X) < 2:
-            raise ValueError(f"{type(self).__name__} cannot learn from 1 sample; give it more rows")
-        self.seed_ = int(check_random_state(self.random_state).randint(2**31 - 1))
-        self.statistic_ = make_statistic(self.statistic, self.default_statistic)
-        self.encoder_ = TableEncoder(self.kinds, self.exclude).fit(X, weight)
-        self.model_ = state.build_model(self)
-        check_abilities(self.statistic_, self.model_)
-
-    def _split(self, n: int, given: bool) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Positions of training and of held-out rows; none of these where the user gave some, or there are too few."""
-        held = 0 if given else round(self.validation_fraction * n)
-        order = np.random.default_rng(self.seed_).permutation(n)
-        return (np.sort(order[held:]), np.sort(order[:held])) if held >= MIN_HELD_OUT else (np.arange(n), order[:0])
-
-    def _train(
-        self,
-        rows: Encoded,
-        weight: Array | None,
-        held_out: Encoded | None,
-        held_weight: Array | None,
-        max_epochs: int | Auto | None = None,
-        constant_rate: bool = False,
-    ) -> None:
-        params = self.get_params(deep=False)
-        options = {field.name: params[field.name] for field in fields(Trainer) if field.name in params}
-        options |= {"callbacks": tuple(self.callbacks), "seed": self.seed_, "max_epochs": max_epochs or self.max_epochs}
-        run = Trainer(**options).fit(
-            self.model_,
-            Space(**self.encoder_.layout()),
-            rows,
-            weight=weight,
-            held_out=held_out,
-            held_out_weight=held_weight,
-            constant_rate=constant_rate,
-            detector=self,
-            info={"data_digest": self.data_digest_, "columns": int(self.n_features_in_)},
-        )
-        self.history_ = [*self.history_, *run.history]
-        self.n_epochs_ = int(run.history[-1]["epoch"]) if run.history else 0
-        self.best_epoch_ = run.best_epoch
-
-    def _conclude(self, train: Encoded, held_out: Encoded, scored: Encoded) -> None:
-        """Fit the statistic, then set the threshold from the scores of `scored`."""
-        self.statistic_.to(self._device())
-        self.statistic_.fit(self.model_, self._rows(held_out), self._rows(train))
-        scores = self._map(scored, self.statistic_)
-        self.score_quantiles_ = calibrate.quantiles(scores)
-        self.offset_ = calibrate.threshold(scores, self.contamination)
+        """Train on the rows that `partial_fit` has gathered; every public method that needs a model calls it first."""
+        check_is_fitted(self)
+        stream = self._stream
+        if stream is not None and stream.waiting:
+            fitting.learn_piece(self, stream)
 
     # ------------------------------------------------------------------ scoring
 
@@ -311,7 +217,6 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         ndarray of shape (n,), float64
             A row's score depends on nothing but the row.
         """
-        check_is_fitted(self)
         self._absorb()
         return self._map_frame(X, self.statistic_)
 
@@ -335,7 +240,6 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         X : frame or array of shape (n, p)
         y : ignored
         """
-        check_is_fitted(self)
         self._absorb()
         return float(self._map_frame(X, None if hasattr(self.model_, "log_prob") else self.statistic_).mean())
 
@@ -354,13 +258,12 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         frame or array of shape (n_samples, p)
             With the training rows' container, columns, dtypes and levels; excluded columns are missing.
         """
-        check_is_fitted(self)
         self._absorb()
-        if not isinstance(n_samples, Integral) or n_samples < 1:
+        if int(n_samples) != n_samples or n_samples < 1:
             raise ValueError(f"n_samples={n_samples!r} must be a positive integer")
         generator = check_random_state(self.random_state if random_state is None else random_state)
         seed = int(generator.randint(2**31 - 1))
-        z = runtime.sample_rows(self.model_.sample, int(n_samples), seed=seed, device=self._device())
+        z = runtime.sample_rows(self.model_.sample, int(n_samples), seed=seed, device=fitting.device_of(self.model_))
         return self.encoder_.decode(z.numpy())
 
     def set_threshold(self, threshold: float | None = None, *, contamination: float | Auto | None = None) -> Self:
@@ -378,7 +281,6 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         ValueError
             Unless exactly one of the two is given.
         """
-        check_is_fitted(self)
         self._absorb()
         if (threshold is None) == (contamination is None):
             raise ValueError("give set_threshold either threshold= or contamination=")
@@ -390,16 +292,16 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     def describe(self) -> list[dict[str, Any]]:
         """What every column was taken for and why, one dict a column."""
-        check_is_fitted(self)
         self._absorb()
-        return self.encoder_.describe()
+        report: list[dict[str, Any]] = self.encoder_.describe()
+        return report
 
     # ------------------------------------------------------------------ persistence
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write the fitted detector to a folder of JSON and safetensors: atomic, checksummed, nothing executable.
 
-        Callbacks, verbosity and an optimizer's state are not saved; `random_state` is saved as the seed it came down to.
+        Callbacks and verbosity are not saved; `random_state` is saved as the seed it came down to.
 
         Parameters
         ----------
@@ -417,7 +319,6 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         --------
         anomgen.load : the way back.
         """
-        check_is_fitted(self)
         self._absorb()
         name = type(self).__name__
         config = state.to_config(self, name, type(self.statistic_).__name__)
@@ -445,8 +346,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     def __sklearn_is_fitted__(self) -> bool:
         """Whether there is a model, or rows waiting to become one."""
-        stream = getattr(self, "_stream", None)
-        return hasattr(self, "model_") or (stream is not None and bool(stream.waiting))
+        return hasattr(self, "model_") or (self._stream is not None and bool(self._stream.waiting))
 
     def __sklearn_tags__(self) -> Any:
         """Missing values and categories are welcome."""
@@ -455,32 +355,6 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         tags.input_tags.categorical = True
         return tags
 
-    def _device(self) -> torch.device:
-        first = next(chain(self.model_.parameters(), self.model_.buffers()), None)
-        return torch.device("cpu") if first is None else first.device
-
     def _map_frame(self, X: Any, statistic: Statistic | None) -> Array:
         X = validated(self, X, reset=False, minimum=1)
-        return np.concatenate([self._map(self.encoder_.encode(part), statistic) for part in chunks(X)])
-
-    def _map(self, rows: Encoded, statistic: Statistic | None) -> Array:
-        """Scores of encoded rows under a statistic, or their log-likelihoods."""
-
-        def score(z: Tensor, log_det: Tensor) -> Tensor:
-            part = Rows(z, log_det)
-            return log_likelihood(self.model_, part) if statistic is None else statistic(self.model_, part)
-
-        columns = (torch.from_numpy(rows.z), torch.from_numpy(rows.log_det))
-        gradient = statistic is not None and statistic.gradient
-        with runtime.compiling(self.compile):
-            return runtime.map_rows(score, columns, device=self._device(), gradient=gradient)
-
-    def _rows(self, rows: Encoded) -> Rows:
-        """At most ``MAX_ROWS`` rows, evenly spread, on the model's device."""
-        kept = np.linspace(0, len(rows) - 1, min(len(rows), MAX_ROWS)).astype(np.int64)
-        device = self._device()
-        return Rows(torch.from_numpy(rows.z[kept]).to(device), torch.from_numpy(rows.log_det[kept]).to(device))
-
-
-def _at(weight: Array | None, rows: NDArray[np.int64]) -> Array | None:
-    return None if weight is None else weight[rows]
+        return np.concatenate([fitting.map_encoded(self, self.encoder_.encode(part), statistic) for part in chunks(X)])

@@ -26,7 +26,7 @@ def _number(low: float, high: float, *, above: bool = False) -> Callable[[Any], 
 
 
 def _count_or_auto(value: Any) -> bool:
-    return bool(value == "auto") if isinstance(value, str) else isinstance(value, Integral) and value >= 1
+    return value == "auto" if isinstance(value, str) else isinstance(value, Integral) and int(value) >= 1
 
 
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {

@@ -13,7 +13,7 @@ from torch import nn
 
 from anomgen import runtime
 from anomgen.encode import TableEncoder
-from anomgen.generative import Space
+from anomgen.generative import GenerativeModel, Space
 from anomgen.persist import FormatError
 from anomgen.statistic import Statistic
 
@@ -72,10 +72,10 @@ def restore(detector: Any, config: dict[str, Any], arrays: dict[str, NDArray[Any
     return detector
 
 
-def build_model(detector: Any) -> nn.Module:
+def build_model(detector: Any) -> GenerativeModel:
     """The model as it was before training, in evaluation mode."""
     with runtime.seeded(detector.seed_):
-        model: nn.Module = detector.build(Space(**detector.encoder_.layout()))
+        model: GenerativeModel = detector.build(Space(**detector.encoder_.layout()))
     return model.eval()
 
 
@@ -124,10 +124,10 @@ def card(detector: Any, name: str) -> str:
     )
     return f"""# {name}
 
-An anomaly detector saved by anomgen {versions()["anomgen"]}. Load it with `anomgen.load(path)`; nothing in this folder is executed.
+An anomaly detector saved by anomgen {versions()["anomgen"]}. `anomgen.load(path)` loads it; nothing here is executed.
 
 - Statistic: {type(detector.statistic_).__name__}; rows that score below {detector.offset_:.6g} are flagged.
-- Log-likelihood a row at the last check: {nats:.4f} nats, after {detector.n_epochs_} epochs (best: {detector.best_epoch_}).
+- Log-likelihood a row at the last check: {nats:.4f} nats, epoch {detector.n_epochs_} (best: {detector.best_epoch_}).
 - Training rows: sha256 `{detector.data_digest_}`. The folder holds no training rows, but levels and ranges of columns.
 
 | column | kind | missing | why |

@@ -73,16 +73,17 @@ def encode_missing(
 
 
 def lattice_cell(column: Column, x: Array) -> tuple[Array, Array, Array]:
-    """Lower end, upper end and log-penalty of the lattice cell that each value belongs to, in the column's units.
+    """Middle, width and log-penalty of the lattice cell that each value belongs to, in the column's units.
 
     A value off the lattice gets the cell of its nearest level and pays ``-log(unseen)``; beyond the outermost level of
     an irregular lattice the outermost cell moves along with it.
     """
     if column.step > 0:
-        centre = column.origin + np.rint((x - column.origin) / column.step) * column.step
-        half = np.full_like(x, 0.5 * column.step)
-        off = np.abs(x - centre) > np.maximum(ON_LEVEL * column.step, 1e-12 * np.abs(x))
-        below, above = centre - half, centre + half
+        with np.errstate(over="ignore", invalid="ignore"):
+            middle = column.origin + np.rint((x - column.origin) / column.step) * column.step
+        middle = np.where(np.isfinite(middle), middle, x)
+        off = np.abs(x - middle) > np.maximum(ON_LEVEL * column.step, 1e-12 * np.abs(x))
+        width = np.full_like(x, column.step)
     else:
         levels = np.array(column.levels, dtype=np.float64)
         at = nearest_level(levels, x)
@@ -90,5 +91,6 @@ def lattice_cell(column: Column, x: Array) -> tuple[Array, Array, Array]:
         edges = np.concatenate([[2 * levels[0] - inner[0]], inner, [2 * levels[-1] - inner[-1]]])
         off = np.abs(x - levels[at]) > ON_LEVEL * np.diff(levels).min()
         outside = np.where((x > levels[-1]) | (x < levels[0]), x - levels[at], 0.0)
-        below, above = edges[at] + outside, edges[at + 1] + outside
-    return below, above, np.where(off, np.log(column.unseen), 0.0)
+        middle = 0.5 * (edges[at] + edges[at + 1]) + outside
+        width = edges[at + 1] - edges[at]
+    return middle, width, np.where(off, np.log(column.unseen), 0.0)

@@ -91,7 +91,8 @@ class Column:
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Column:
         """The inverse of :meth:`state`."""
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in state.items()})
+        values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in state.items()}
+        return cls(**values)
 
 
 def number_column(name: str | int, x: Array, weight: Array, *, kind: str | None, eps: float, **common: Any) -> Column:
@@ -142,7 +143,7 @@ def number_column(name: str | int, x: Array, weight: Array, *, kind: str | None,
         step=step if regular else 0.0,
         minimum=float(levels[0]),
         maximum=float(levels[-1]),
-        bent=bent,
+        bent=bool(bent),
         **_map_parameters(x, weight, bent),
         **common,
     )
@@ -207,7 +208,7 @@ def _shares(x: Array, levels: Array, weight: Array) -> tuple[float, ...]:
     return tuple((counts / counts.sum()).tolist())
 
 
-def _map_parameters(x: Array, weight: Array, bent: bool) -> dict[str, float]:
+def _map_parameters(x: Array, weight: Array, bent: bool) -> dict[str, Any]:
     if not bent:
         mean, std = _moments(x, weight)
         return {"center": mean, "scale": std}

@@ -12,6 +12,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 Name = str | int
+# The stubs of pandas know no column of any type.
+Series = Any
 
 _UNITS = {"ns": 10**9, "us": 10**6, "ms": 10**3, "s": 1}
 
@@ -54,7 +56,7 @@ def to_frame(x: Any) -> pd.DataFrame | None:
     return None
 
 
-def read_dtype(series: pd.Series[Any], name: Name) -> Dtype:
+def read_dtype(series: Series, name: Name) -> Dtype:
     """Describe the storage of a column.
 
     Raises
@@ -79,14 +81,16 @@ def read_dtype(series: pd.Series[Any], name: Name) -> Dtype:
             return Dtype(role, str(dtype), unit=stamped.dt.unit, zone=None if zone is None else str(zone))
     if isinstance(dtype, pd.ArrowDtype) and str(dtype).startswith("date"):
         return Dtype("datetime", str(dtype), unit="s")
-    if pd.api.types.is_string_dtype(dtype) and dtype != object:
+    if str(dtype).startswith("dictionary"):
+        return Dtype("category", "dictionary[pyarrow]")
+    if pd.api.types.is_string_dtype(dtype) and dtype != np.dtype(object):
         return Dtype("category", str(dtype))
-    if dtype == object:
+    if dtype == np.dtype(object):
         return _read_object_dtype(series, name)
     raise TypeError(f"column {name!r} has dtype {dtype}, which is not supported; convert it or list it in exclude=")
 
 
-def numbers(series: pd.Series[Any], dtype: Dtype, name: Name) -> NDArray[np.float64]:
+def numbers(series: Series, dtype: Dtype, name: Name) -> NDArray[np.float64]:
     """Values of a number, boolean, date or duration column as float64, NaN where missing, dates in seconds since 1970.
 
     Raises
@@ -109,15 +113,15 @@ def numbers(series: pd.Series[Any], dtype: Dtype, name: Name) -> NDArray[np.floa
         ) from None
 
 
-def codes(series: pd.Series[Any], levels: tuple[Any, ...], name: Name) -> NDArray[np.int64]:
+def codes(series: Series, levels: tuple[Any, ...]) -> NDArray[np.int64]:
     """Position of every value in `levels`; -1 for an unseen one, -2 where missing."""
     values = series.astype(object).to_numpy()
-    found = pd.Index(list(levels), dtype=object).get_indexer(pd.Index(values, dtype=object)).astype(np.int64)
+    found = np.asarray(pd.Index(list(levels), dtype=object).get_indexer(pd.Index(values, dtype=object)), dtype=np.int64)
     found[series.isna().to_numpy()] = -2
     return found
 
 
-def observed_levels(series: pd.Series[Any], dtype: Dtype, name: Name) -> list[Any]:
+def observed_levels(series: Series, dtype: Dtype, name: Name) -> list[Any]:
     """The distinct observed values of a level column: in category order where there is one, else sorted."""
     present = {_plain(value, name) for value in series.dropna().astype(object).unique()}
     if dtype.levels:
@@ -125,49 +129,77 @@ def observed_levels(series: pd.Series[Any], dtype: Dtype, name: Name) -> list[An
     return sorted(present, key=lambda value: (type(value).__name__, value))
 
 
-def build_series(values: NDArray[Any], dtype: Dtype) -> pd.Series[Any]:
-    """A column of `values` (float64 with NaN for missing, or objects with None) stored as `dtype` says."""
+def build_series(values: NDArray[Any], dtype: Dtype) -> Series:
+    """A column of `values` (float64 with NaN for missing, or objects with None) stored as `dtype` says.
+
+    Whole numbers and booleans that are missing take pandas' nullable type where the plain one cannot hold a gap.
+    """
     if dtype.role == "category":
         if dtype.text == "category":
             return pd.Series(pd.Categorical(values, categories=list(dtype.levels), ordered=dtype.ordered))
+        if dtype.text == "dictionary[pyarrow]":
+            import pyarrow as pa
+
+            return pd.Series(pd.arrays.ArrowExtensionArray(pa.array(values).dictionary_encode()))
         return pd.Series(values, dtype=_pandas_dtype(dtype.text))
     missing = np.isnan(values)
     if dtype.role in ("datetime", "duration"):
         return _build_stamps(values, missing, dtype)
-    if dtype.text == "decimal":
-        return pd.Series(
-            [None if gap else decimal.Decimal(repr(float(v))) for v, gap in zip(values, missing, strict=True)],
-            dtype=object,
-        )
     if dtype.role == "bool":
-        objects = np.where(missing, None, values.astype(object) != 0)
-        return pd.Series(objects, dtype=_nullable(dtype.text, missing.any()))
+        flags: Any = pd.array(np.where(missing, 0.0, values) != 0, dtype="boolean")
+        return _store(flags, missing, _pandas_dtype(dtype.text))
+    if "decimal" in dtype.text:
+        return _build_decimals(values, missing, dtype)
     target = _pandas_dtype(dtype.text)
     if pd.api.types.is_integer_dtype(target):
-        whole = _whole(values, missing, target)
-        return pd.Series(whole) if missing.any() and isinstance(target, np.dtype) else pd.Series(whole).astype(target)
-    if isinstance(target, pd.ArrowDtype) and "decimal" in dtype.text:
-        places = int(dtype.text.split(",")[1].split(")")[0])
-        exact = [None if gap else decimal.Decimal(f"{v:.{places}f}") for v, gap in zip(values, missing, strict=True)]
-        return pd.Series(exact, dtype=target)
+        return _store(_whole(values, missing, target), missing, target)
     return pd.Series(values).astype(target)
 
 
-def _read_object_dtype(series: pd.Series[Any], name: Name) -> Dtype:
-    kinds = {type(value) for value in series.dropna()}
-    if not kinds:
+def _store(nullable: Any, missing: NDArray[np.bool_], target: Any) -> Series:
+    """A nullable array stored as `target`, unless that is a plain numpy type and something is missing."""
+    if missing.any():
+        nullable[missing] = pd.NA
+        if isinstance(target, np.dtype) and target != np.dtype(object):
+            return pd.Series(nullable)
+    return pd.Series(nullable).astype(target)
+
+
+def _whole(values: NDArray[Any], missing: NDArray[np.bool_], target: Any) -> Any:
+    """Nearest whole numbers that the type can hold, as a nullable array."""
+    plain = np.dtype(getattr(target, "numpy_dtype", target))
+    bounds = np.iinfo(plain)
+    # The largest float below 2**63 is 1024 less than it; a larger one would wrap to a negative integer.
+    top = np.nextafter(float(bounds.max), 0) if bounds.max > 2**53 else float(bounds.max)
+    whole = np.clip(np.rint(np.where(missing, 0.0, values)), float(bounds.min), top).astype(plain)
+    name: Any = plain.name.replace("uint", "UInt") if plain.kind == "u" else plain.name.replace("int", "Int")
+    return pd.array(whole, dtype=name)
+
+
+def _build_decimals(values: NDArray[Any], missing: NDArray[np.bool_], dtype: Dtype) -> Series:
+    arrow = dtype.text.endswith("[pyarrow]")
+    places = int(dtype.text.split(",")[1].split(")")[0]) if arrow else None
+    texts = [repr(float(v)) if places is None else f"{v:.{places}f}" for v in np.where(missing, 0.0, values)]
+    exact = [None if gap else decimal.Decimal(text) for text, gap in zip(texts, missing, strict=True)]
+    return pd.Series(exact, dtype=_pandas_dtype(dtype.text) if arrow else object)
+
+
+def _read_object_dtype(series: Series, name: Name) -> Dtype:
+    types = {type(value) for value in series.dropna()}
+    if not types:
         return Dtype("number", "object")
-    if kinds <= {bool, np.bool_}:
+    if types <= {bool, np.bool_}:
         return Dtype("bool", "object")
-    if kinds <= {decimal.Decimal}:
+    if types <= {decimal.Decimal}:
         return Dtype("number", "decimal")
-    if all(issubclass(kind, int | float | np.number | decimal.Decimal) for kind in kinds):
+    if all(issubclass(kind, int | float | np.number | decimal.Decimal) for kind in types):
         return Dtype("number", "float64")
-    if all(issubclass(kind, datetime.date | np.datetime64) for kind in kinds):
-        stamps = pd.to_datetime(series)
+    if all(issubclass(kind, datetime.date | np.datetime64) for kind in types):
+        stamps: Any = pd.to_datetime(series)
         zone = stamps.dt.tz
-        return Dtype("datetime", "object", unit=stamps.dt.unit, zone=None if zone is None else str(zone))
-    if all(issubclass(kind, str | bool | int | float) for kind in kinds):
+        text = "datetime" if any(issubclass(kind, datetime.datetime | np.datetime64) for kind in types) else "date"
+        return Dtype("datetime", text, unit=stamps.dt.unit, zone=None if zone is None else str(zone))
+    if all(issubclass(kind, str | bool | int | float) for kind in types):
         return Dtype("category", "object")
     worst = next(value for value in series.dropna() if not isinstance(value, str | bool | int | float))
     raise TypeError(
@@ -192,61 +224,36 @@ def _is_duration(dtype: Any) -> bool:
     return bool(pd.api.types.is_timedelta64_dtype(dtype)) or str(dtype).startswith("duration")
 
 
-def _stamps(series: pd.Series[Any], role: str) -> pd.Series[Any]:
+def _stamps(series: Series, role: str) -> Series:
     return pd.to_datetime(series) if role == "datetime" else pd.to_timedelta(series)
 
 
-def _seconds(series: pd.Series[Any], dtype: Dtype, name: Name) -> NDArray[np.float64]:
+def _seconds(series: Series, dtype: Dtype, name: Name) -> NDArray[np.float64]:
     try:
         if dtype.role == "datetime":
-            stamps = pd.Series(pd.to_datetime(pd.Series(series.array), utc=True))
+            stamps: Any = pd.Series(pd.to_datetime(pd.Series(series.array), utc=True))
         else:
-            stamps = pd.Series(pd.to_timedelta(pd.Series(series.array)))
+            stamps = pd.to_timedelta(pd.Series(series.array))
     except (ValueError, TypeError) as error:
         raise ValueError(f"column {name!r} holds dates in training, but not here: {error}") from None
     ticks = stamps.astype("int64").to_numpy()
     return np.where(stamps.isna().to_numpy(), np.nan, ticks / _UNITS[stamps.dt.unit])
 
 
-def _build_stamps(values: NDArray[Any], missing: NDArray[np.bool_], dtype: Dtype) -> pd.Series[Any]:
+def _build_stamps(values: NDArray[Any], missing: NDArray[np.bool_], dtype: Dtype) -> Series:
     ticks = np.rint(np.where(missing, 0.0, values) * _UNITS[dtype.unit])
     limit = float(2**63 - 1024)
     whole = np.clip(ticks, -limit, limit).astype(np.int64)
     kind = "M8" if dtype.role == "datetime" else "m8"
-    stamps = pd.Series(whole.view(f"{kind}[{dtype.unit}]")).mask(missing)
+    stamps: Any = pd.Series(whole.view(f"{kind}[{dtype.unit}]")).mask(missing)
     if dtype.zone is not None:
         stamps = stamps.dt.tz_localize("UTC").dt.tz_convert(dtype.zone)
-    if dtype.text == "object":
-        return stamps.dt.date.astype(object).where(~missing, None)
-    return (
-        stamps.dt.date.astype(dtype.text)
-        if dtype.text.startswith("date") and "time" not in dtype.text
-        else stamps.astype(dtype.text)
-    )
-
-
-def _whole(values: NDArray[Any], missing: NDArray[np.bool_], target: Any) -> Any:
-    plain = target.numpy_dtype if isinstance(target, pd.ArrowDtype) else getattr(target, "numpy_dtype", target)
-    bounds = np.iinfo(plain)
-    # The largest float below 2**63 is 1024 less than it; a larger one would wrap to a negative integer.
-    top = np.nextafter(float(bounds.max), 0) if bounds.max > 2**53 else float(bounds.max)
-    whole = np.clip(np.rint(np.where(missing, 0.0, values)), float(bounds.min), top).astype(plain)
-    return (
-        pd.array(whole, dtype=_nullable(str(plain), True)).copy() if not missing.any() else _with_gaps(whole, missing)
-    )
-
-
-def _with_gaps(whole: NDArray[Any], missing: NDArray[np.bool_]) -> Any:
-    array = pd.array(whole, dtype=_nullable(str(whole.dtype), True))
-    array[missing] = pd.NA
-    return array
-
-
-def _nullable(text: str, gaps: bool) -> str:
-    if not gaps or text.endswith("[pyarrow]") or text[0].isupper():
-        return text
-    names = {"bool": "boolean", "object": "object"}
-    return names.get(text, text.replace("uint", "UInt") if text.startswith("uint") else text.replace("int", "Int"))
+    if dtype.text in ("date", "datetime"):
+        objects = [None if gap else stamp.to_pydatetime() for stamp, gap in zip(stamps, missing, strict=True)]
+        return pd.Series([v.date() if v and dtype.text == "date" else v for v in objects], dtype=object)
+    if dtype.text.startswith("date") and not dtype.text.startswith("datetime"):
+        return stamps.dt.date.astype(dtype.text)
+    return stamps.astype(dtype.text)
 
 
 def _pandas_dtype(text: str) -> Any:

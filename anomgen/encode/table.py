@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.special import ndtr, ndtri
+from scipy.special import ndtri
 
-from anomgen.encode.cells import cell_bounds, cell_of, encode_cell, encode_missing, lattice_cell, mask_bounds
+from anomgen.encode.cells import cell_bounds, mask_bounds
 from anomgen.encode.columns import KINDS, Column, category_column, number_column
 from anomgen.encode.frame import (
     Dtype,
@@ -24,43 +24,13 @@ from anomgen.encode.frame import (
     read_dtype,
     to_frame,
 )
+from anomgen.encode.rows import Encoded, decode_rows, encode_rows
 from anomgen.encode.transform import Maps
 
 Array = NDArray[np.float64]
 
 FREE_TEXT = 0.5
 """A text column whose distinct values exceed this share of its rows is an identifier or free text."""
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Rows in model space.
-
-    Parameters
-    ----------
-    z : float32 ndarray of shape (n, d)
-        Where rows are scored: exact values, midpoints of cells, 0 for a missing value.
-    log_det : float64 ndarray of shape (n,)
-        What to add to ``log p(z)`` to get nats in the user's units: log-slopes of the maps, log-widths of the cells,
-        and ``-log N(0)`` for every missing value.
-    low, high : float32 ndarray of shape (n, d)
-        Bounds of the interval each coordinate is known up to, in model space for numbers and in probability for cells
-        of the normal distribution; ``-inf`` and ``inf`` for a missing value. The same array as `z` where exact.
-    """
-
-    z: NDArray[np.float32]
-    log_det: Array
-    low: NDArray[np.float32]
-    high: NDArray[np.float32]
-
-    def __len__(self) -> int:
-        return len(self.z)
-
-    def take(self, rows: NDArray[Any]) -> Encoded:
-        """The given rows."""
-        exact = self.low is self.z
-        z = self.z[rows]
-        return Encoded(z, self.log_det[rows], z if exact else self.low[rows], z if exact else self.high[rows])
 
 
 class TableEncoder:
@@ -142,7 +112,7 @@ class TableEncoder:
         self._compile()
         if not self.dim:
             raise ValueError(
-                f"every column is constant ({', '.join(repr(c.name) for c in self.columns_[:5])}): there is no variation "
+                f"every column is constant ({', '.join(repr(c.name) for c in self.columns_[:5])}): there is nothing "
                 "to learn from; give rows that differ"
             )
         return self
@@ -160,11 +130,11 @@ class TableEncoder:
         if set(self.names_) <= set(self.exclude):
             raise ValueError("exclude= leaves no column to model")
 
-    def _dtype_for(self, series: pd.Series[Any], name: Name) -> Dtype:
+    def _dtype_for(self, series: Any, name: Name) -> Dtype:
         dtype = read_dtype(series, name)
         wanted = self.kinds.get(name)
         if dtype.role == "category" and wanted not in (None, "categorical", "binary", "constant"):
-            return Dtype("datetime", "object", unit="ns") if wanted == "datetime" else Dtype("number", "float64")
+            return Dtype("datetime", "datetime", unit="us") if wanted == "datetime" else Dtype("number", "float64")
         if dtype.role == "category" and wanted is None and not dtype.levels:
             types = {type(value) for value in series.dropna().astype(object).unique()}
             if len(types) > 1:
@@ -175,7 +145,7 @@ class TableEncoder:
                 )
         return dtype
 
-    def _fit_column(self, series: pd.Series[Any], dtype: Dtype, name: Name, weight: Array) -> Column:
+    def _fit_column(self, series: Any, dtype: Dtype, name: Name, weight: Array) -> Column:
         absent = series.isna().to_numpy()
         if absent.all():
             raise ValueError(f"column {name!r} has only missing values; drop it or pass exclude=[{name!r}]")
@@ -192,7 +162,7 @@ class TableEncoder:
                     f"column {name!r} looks like free text or an identifier ({len(levels)} distinct values in "
                     f"{len(observed)} rows); pass exclude=[{name!r}], or kinds={{{name!r}: 'categorical'}} to keep it"
                 )
-            found = codes(series, tuple(levels), name)
+            found = codes(series, tuple(levels))
             return category_column(name, found[~absent], levels, observed, **common)
         values = numbers(series, dtype, name)
         _check_finite(values, name)
@@ -217,10 +187,10 @@ class TableEncoder:
                 self.coordinates_.append((j, "lattice" if column.kind == "lattice" else "real"))
             if column.missing > 0:
                 self.coordinates_.append((j, "mask"))
-        self.__dict__.pop("_real", None)
+        self.__dict__.pop("real", None)
 
     @cached_property
-    def _real(self) -> tuple[NDArray[np.int64], NDArray[np.int64], Maps]:
+    def real(self) -> tuple[NDArray[np.int64], NDArray[np.int64], Maps]:
         """Positions of the mapped numbers among columns and among coordinates, and their maps."""
         at = [(j, k) for k, (j, role) in enumerate(self.coordinates_) if role in ("real", "lattice")]
         used = [self.columns_[j] for j, _ in at]
@@ -263,7 +233,7 @@ class TableEncoder:
                 report.append({"column": name, "kind": column.kind, "reason": column.reason, "missing": column.missing})
         return report
 
-    # ------------------------------------------------------------------ rows in
+    # ------------------------------------------------------------------ rows in and out
 
     def encode(self, x: Any, cells: bool = False) -> Encoded:
         """Encode rows laid out as the training rows were.
@@ -279,33 +249,17 @@ class TableEncoder:
         ValueError
             Naming column and row of an infinity, or of text in a numeric column.
         """
-        values = self._values(x)
-        n = len(values)
-        z = np.zeros((n, self.dim), dtype=np.float32)
-        log_det = np.zeros(n)
-        low = high = z
-        if cells and any(role != "real" or self.columns_[j].missing > 0 for j, role in self.coordinates_):
-            low, high = np.zeros_like(z), np.zeros_like(z)
-        absent = np.isnan(values)
-        self._encode_real(values, absent, z, log_det, low, high)
-        for k, (j, role) in enumerate(self.coordinates_):
-            column = self.columns_[j]
-            if role in ("cell", "mask"):
-                bounds = mask_bounds(column) if role == "mask" else cell_bounds(column)
-                at = absent[:, j].astype(np.int64) if role == "mask" else cell_of(column, values[:, j])
-                encode_cell(bounds, at, k, z, log_det, low, high)
-            if role != "mask":
-                encode_missing(column, absent[:, j], k, z, log_det, low, high)
-        for j, column in enumerate(self.columns_):
-            if column.kind == "constant":
-                same = values[:, j] == (0.0 if column.coded else column.levels[0])
-                log_det += np.where(absent[:, j], 0.0, np.where(same, np.log1p(-column.unseen), np.log(column.unseen)))
-                if column.missing == 0:
-                    log_det[absent[:, j]] += np.log(column.unseen)
-        return Encoded(z, log_det, low, high)
+        return encode_rows(self, self.read(x), cells)
 
-    def _values(self, x: Any) -> Array:
-        """Every modelled column as float64: numbers as they are, levels as their code (-1 unseen), NaN missing."""
+    def decode(self, z: NDArray[Any]) -> Any:
+        """Rows in the user's container, dtypes, columns and levels from model-space coordinates `z` of shape (n, d).
+
+        Cells give their level, lattices the nearest one inside the training range; excluded columns come back missing.
+        """
+        return self.write(decode_rows(self, np.asarray(z, dtype=np.float64)), len(z))
+
+    def read(self, x: Any) -> Array:
+        """Every modelled column as float64: numbers as they are, levels as their position (-1 unseen), NaN missing."""
         frame = to_frame(x)
         if frame is None:
             array = np.asarray(x)
@@ -313,7 +267,7 @@ class TableEncoder:
                 array = array[:, [self.names_.index(column.name) for column in self.columns_]]
             if array.dtype != object and not any(column.coded for column in self.columns_):
                 values = array.astype(np.float64, copy=False)
-                for j in np.flatnonzero(np.isinf(values).any(axis=0)):
+                for j in np.flatnonzero(np.isinf(values).any(axis=0)).tolist():
                     _check_finite(values[:, j], self.columns_[j].name)
                 return values
             frame = pd.DataFrame(array, columns=[column.name for column in self.columns_])
@@ -323,93 +277,22 @@ class TableEncoder:
             position = labels.index(column.name) if column.name in labels else self.names_.index(column.name)
             series = frame.iloc[:, position]
             if column.coded:
-                found = codes(series, column.levels, column.name)
+                found = codes(series, column.levels)
                 out[:, j] = np.where(found == -2, np.nan, found)
             else:
-                out[:, j] = numbers(series, self._dtype(j), column.name)
+                out[:, j] = numbers(series, self.dtypes_[self.names_.index(column.name)], column.name)
                 _check_finite(out[:, j], column.name)
         return out
 
-    def _dtype(self, j: int) -> Dtype:
-        return self.dtypes_[self.names_.index(self.columns_[j].name)]
-
-    def _encode_real(
-        self, values: Array, absent: NDArray[np.bool_], z: Any, log_det: Array, low: Any, high: Any
-    ) -> None:
-        columns, coordinates, maps = self._real
-        if not len(columns):
-            return
-        x = np.where(absent[:, columns], maps.center, values[:, columns])
-        z[:, coordinates] = maps.forward(x)
-        slope = maps.log_slope(x)
-        slope[absent[:, columns]] = 0.0
-        cells = low is not z
-        if cells:
-            low[:, coordinates] = high[:, coordinates] = z[:, coordinates]
-        lattice = [i for i, j in enumerate(columns) if self.columns_[j].kind == "lattice"]
-        if lattice:
-            below, above, penalty = (np.empty((len(x), len(lattice))) for _ in range(3))
-            for i, at in enumerate(lattice):
-                below[:, i], above[:, i], penalty[:, i] = lattice_cell(self.columns_[columns[at]], x[:, at])
-            some = maps.take(lattice)
-            a, b = some.forward(below), some.forward(above)
-            # Far out, where the ends of a cell meet in floating point, slope times width still tells its mass.
-            narrow = some.log_slope(0.5 * (below + above)) + np.log(above - below)
-            with np.errstate(divide="ignore"):
-                width = np.where(b - a > 1e-9 * np.abs(a), np.log(np.maximum(b - a, 0.0)), narrow)
-            gaps = absent[:, columns[lattice]]
-            z[:, coordinates[lattice]] = 0.5 * (a + b)
-            slope[:, lattice] = np.where(gaps, 0.0, width + penalty)
-            if cells:
-                low[:, coordinates[lattice]], high[:, coordinates[lattice]] = a, b
-        log_det += slope.sum(axis=1)
-
-    # ------------------------------------------------------------------ rows out
-
-    def decode(self, z: NDArray[Any]) -> Any:
-        """Rows in the user's container, dtypes, columns and levels from model-space coordinates `z` of shape (n, d).
-
-        Cells give their level, lattices the nearest one inside the training range; excluded columns come back missing.
-        """
-        z = np.asarray(z, dtype=np.float64)
-        columns, coordinates, maps = self._real
-        real = maps.inverse(z[:, coordinates]) if len(columns) else np.zeros((len(z), 0))
-        by_column = {int(j): real[:, i] for i, j in enumerate(columns)}
-        roles = {(j, role): k for k, (j, role) in enumerate(self.coordinates_)}
-        decoded: dict[Name, NDArray[Any]] = {}
-        for j, column in enumerate(self.columns_):
-            values = self._decode_column(j, z, by_column, roles)
-            if column.missing > 0:
-                gone = ndtr(z[:, roles[j, "mask"]]) > mask_bounds(column)[1]
-                values = np.where(gone, None if values.dtype == object else np.nan, values)
-            decoded[column.name] = values
-        return self._container(decoded, len(z))
-
-    def _decode_column(
-        self, j: int, z: Array, real: dict[int, Array], roles: dict[tuple[int, str], int]
-    ) -> NDArray[Any]:
-        column = self.columns_[j]
-        levels = np.array(column.levels, dtype=object if column.coded else np.float64)
-        if column.kind == "constant":
-            return np.repeat(levels, len(z))
-        if column.is_cell:
-            found = np.searchsorted(cell_bounds(column)[1:-1], ndtr(z[:, roles[j, "cell"]]))
-            return np.asarray(levels[np.minimum(found, len(levels) - 1)])
-        if column.kind == "lattice":
-            if column.step > 0:
-                steps = np.rint((np.clip(real[j], column.minimum, column.maximum) - column.origin) / column.step)
-                return np.asarray(column.origin + steps * column.step)
-            return np.asarray(levels[np.searchsorted(0.5 * (levels[1:] + levels[:-1]), real[j])])
-        return real[j]
-
-    def _container(self, decoded: dict[Name, NDArray[Any]], n: int) -> Any:
+    def write(self, columns: dict[Name, NDArray[Any]], n: int) -> Any:
+        """The user's container from decoded columns; those left out are missing."""
         gap = np.full(n, np.nan)
         if self.container_ == "array":
-            full = np.stack([decoded.get(name, gap) for name in self.names_], axis=1).astype(np.float64)
+            full = np.stack([columns.get(name, gap) for name in self.names_], axis=1).astype(np.float64)
             return full.astype(self.array_dtype_) if self.array_dtype_ in ("float32", "float64") else full
         series = {}
         for name, dtype in zip(self.names_, self.dtypes_, strict=True):
-            values = decoded.get(name, gap if dtype.role != "category" else np.full(n, None, dtype=object))
+            values = columns.get(name, gap if dtype.role != "category" else np.full(n, None, dtype=object))
             series[name] = build_series(values, dtype)
         return pd.DataFrame(series)
 
@@ -453,7 +336,7 @@ def _plain_name(name: Any) -> Name:
     raise ValueError(f"column name {name!r} is a {type(name).__name__}; name columns by text or by whole numbers")
 
 
-def _excluded_dtype(series: pd.Series[Any], name: Name) -> Dtype:
+def _excluded_dtype(series: Any, name: Name) -> Dtype:
     try:
         return read_dtype(series, name)
     except (TypeError, ValueError):

@@ -51,7 +51,7 @@ def get(name: str) -> type[Detector]:
     raise ValueError(f"no family is called {name!r}; choose from {', '.join(names())}")
 
 
-def register(member: type[Detector] | type[Statistic]) -> type[Any]:
+def register(member: Any) -> Any:
     """Let saved models of a detector or statistic from outside the package be loaded. Usable as a decorator.
 
     A file never decides what code is imported: only what is registered here, or ships with the package, is looked up.
@@ -110,7 +110,7 @@ def load(path: str | os.PathLike[str], *, device: str = "auto") -> Detector:
         known = all_detectors()
         if config["class"] not in known:
             raise persist.FormatError(
-                f"{path} holds a {config['class']}, which is not registered; call anomgen.register({config['class']}) first"
+                f"{path} holds a {config['class']}, which is not registered; call anomgen.register on it first"
             )
         chosen = STATISTICS.get(config["statistic"]["class"].lower())
         if chosen is None:

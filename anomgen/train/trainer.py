@@ -1,4 +1,4 @@
-"""The one training loop: data, a model's objectives and a schedule in, the best averaged weights out."""
+"""The trainer: one loop for every family."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import math
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -19,60 +19,14 @@ from torch import Tensor, nn
 from anomgen import runtime
 from anomgen.encode import Encoded
 from anomgen.generative import GenerativeModel, Space
+from anomgen.train.plan import Plan
+from anomgen.train.run import Callback, ProgressBar, Run
+from anomgen.train.tensors import Batches, flatten
 
-WARMUP = 0.05
-"""Share of the schedule over which the learning rate rises from zero."""
-FINAL_RATE = 0.02
-"""Share of the peak learning rate at which the cosine ends."""
 STEPS_BETWEEN_CHECKS = 20
 """Held-out rows are judged once an epoch, but never after fewer steps than this."""
 THREADED_WORK = 1e8
 """Parameters times batch rows above which a training step gains from more than one thread."""
-
-
-class Callback:
-    """Watches a fit. Override what is needed; every method receives the :class:`Run`."""
-
-    def on_fit_begin(self, run: Run) -> None:
-        """Before the first epoch."""
-
-    def on_epoch_end(self, run: Run) -> bool | None:
-        """After every entry of ``run.history``; return True to stop training."""
-
-    def on_fit_end(self, run: Run) -> None:
-        """After the best weights are restored."""
-
-    def on_error(self, run: Run, error: BaseException) -> None:
-        """When the fit ends with an exception, before it is raised."""
-
-
-@dataclass
-class Run:
-    """What happened in one fit.
-
-    Parameters
-    ----------
-    model : GenerativeModel
-    info : dict
-        Facts known before the first epoch: rows, coordinates, device, batch size, epochs planned, data digest.
-    history : list of dict
-        One entry a check: ``epoch``, ``step``, ``train_nats`` and ``held_out_nats`` (mean log-likelihood a row in the
-        user's units, nats; of the training batches and of the averaged weights), ``learning_rate``, ``rows_per_s``,
-        ``seconds``.
-    best_epoch : int
-        The epoch whose averaged weights were kept.
-    stopped_because : str
-        ``"schedule"``, ``"held-out nats"``, ``"callback"`` or ``"interrupted"``.
-    detector : object, optional
-        The detector that trains, where one does.
-    """
-
-    model: GenerativeModel
-    info: dict[str, Any] = field(default_factory=dict)
-    history: list[dict[str, float]] = field(default_factory=list)
-    best_epoch: int = 0
-    stopped_because: str = "schedule"
-    detector: Any = None
 
 
 @dataclass(frozen=True)
@@ -167,7 +121,7 @@ class Trainer:
             If the loss stays non-finite after the rate was lowered, naming what to change.
         """
         device = runtime.resolve_device(self.device)
-        plan = Plan.make(self, len(train), constant_rate)
+        plan = Plan.make(self.max_epochs, self.batch_size, len(train), constant_rate)
         facts = {"rows": len(train), "coordinates": space.dim, "device": str(device), "precision": self.precision}
         held = 0 if held_out is None else len(held_out)
         run = Run(model, {**facts, "held_out_rows": held, **plan.facts(), **(info or {})}, detector=detector)
@@ -195,108 +149,6 @@ class Trainer:
         model.eval()
 
 
-@dataclass(frozen=True)
-class Plan:
-    """How many rows a step, epochs, and steps; and the learning rate of each step."""
-
-    batch: int
-    epochs: int
-    batches: int
-    constant: bool
-
-    STEPS = 2000
-
-    @classmethod
-    def make(cls, trainer: Trainer, n: int, constant: bool) -> Plan:
-        """Derive the schedule from the number of rows."""
-        batch = trainer.batch_size
-        if batch == "auto":
-            batch = 2 ** int(np.clip(round(math.log2(max(n, 1) / 16)), 5, 8 if n < 100_000 else 10))
-        batches = max(1, round(n / batch))
-        epochs = trainer.max_epochs
-        if epochs == "auto":
-            epochs = max(1, round(cls.STEPS / batches))
-        return cls(batch, epochs, batches, constant)
-
-    @property
-    def steps(self) -> int:
-        """Optimizer steps in all."""
-        return self.epochs * self.batches
-
-    def rate(self, step: int) -> float:
-        """Share of the peak learning rate at `step`."""
-        progress = step / self.steps
-        warmth = min(1.0, (step + 1) / max(1.0, WARMUP * self.steps))
-        if self.constant:
-            return warmth
-        return warmth * (FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * progress)))
-
-    def facts(self) -> dict[str, int]:
-        """The plan as numbers to log."""
-        return {"batch_size": self.batch, "epochs_planned": self.epochs, "steps_planned": self.steps}
-
-
-class FlatParameters:
-    """Parameters of a module gathered into one vector, which they become views of.
-
-    One tensor makes the optimizer, the clipping, the average and the snapshots single operations; for small networks
-    this is a third of a training step.
-    """
-
-    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
-        self.parameters = [p for p in parameters if p.requires_grad]
-        self.vector = nn.Parameter(torch.cat([p.detach().reshape(-1) for p in self.parameters]))
-        self.vector.grad = torch.zeros_like(self.vector)
-        start = 0
-        for p in self.parameters:
-            end = start + p.numel()
-            p.data = self.vector.data[start:end].view_as(p)
-            p.grad = self.vector.grad[start:end].view_as(p)
-            start = end
-
-    def release(self) -> None:
-        """Give every parameter storage of its own again."""
-        for p in self.parameters:
-            p.data = p.data.clone()
-            p.grad = None
-
-
-class Batches:
-    """Training rows on the device; draws fresh noise between the bounds of every cell."""
-
-    def __init__(self, rows: Encoded, space: Space, noise: float, device: torch.device) -> None:
-        self.exact = rows.low is rows.z
-        self.z = torch.from_numpy(rows.z).to(device)
-        self.low = self.z if self.exact else torch.from_numpy(rows.low).to(device)
-        self.width = self.z if self.exact else torch.from_numpy(_width(rows)).to(device)
-        self.gaps = not self.exact and bool(torch.isinf(self.low).any())
-        cells = [k for k, kind in enumerate(space.kinds) if kind == "cell"]
-        self.cells = torch.tensor(cells, dtype=torch.int64, device=device)
-        blur = torch.full((space.dim,), noise, device=device)
-        blur[self.cells] = 0.0
-        self.blur = blur.reshape(space.shape)
-        self.noise = noise
-
-    def __len__(self) -> int:
-        return len(self.z)
-
-    def draw(self, index: Tensor) -> Tensor:
-        """Rows at `index` with fresh noise."""
-        z = self.z.index_select(0, index) if self.exact else self._between(index)
-        if self.gaps:
-            noise = torch.randn_like(z)
-            return torch.where(torch.isinf(self.low.index_select(0, index)), noise, z.addcmul(self.blur, noise))
-        return z.addcmul_(self.blur, torch.randn_like(z)) if self.noise > 0 else z
-
-    def _between(self, index: Tensor) -> Tensor:
-        low, width = self.low.index_select(0, index), self.width.index_select(0, index)
-        z = torch.addcmul(low, width, torch.rand_like(low))
-        if len(self.cells):
-            inside = z.index_select(1, self.cells).clamp_(1e-6, 1 - 1e-6)
-            z.index_copy_(1, self.cells, torch.special.ndtri(inside))
-        return z
-
-
 class _Loop:
     """State of one fit."""
 
@@ -315,7 +167,7 @@ class _Loop:
         self.rows = Batches(train, space, trainer.noise, device)
         self.log_det = _mean(train.log_det, weight)
         self.weight = None if weight is None else torch.from_numpy(weight / weight.mean()).float().to(device)
-        self.objectives, self.flats = _flatten(run.model)
+        self.objectives, self.flats = flatten(run.model)
         self.scale = 1.0
         self._new_optimizers()
         self.averages = {key: flat.vector.detach().clone() for key, flat in self.flats.items()}
@@ -349,7 +201,8 @@ class _Loop:
                     self.run.best_epoch = epoch
                 else:
                     stale += every
-                if any([watcher.on_epoch_end(self.run) for watcher in watchers]):
+                stop = [watcher.on_epoch_end(self.run) for watcher in watchers]
+                if any(stop):
                     self.run.stopped_because = "callback"
                     break
                 if self.held is not None and stale > self.trainer.patience * self.plan.epochs:
@@ -390,7 +243,8 @@ class _Loop:
         # The average's memory grows with the steps done, so that it never remembers the initial weights.
         decay = min(self.trainer.ema, self.step / (self.step + 10.0))
         self.averages[key].lerp_(flat.vector.detach(), 1.0 - decay)
-        return loss.detach()
+        detached: Tensor = loss.detach()
+        return detached
 
     def _check(self, epoch: int, loss: Tensor, seconds: float) -> dict[str, float]:
         entry = {
@@ -464,62 +318,6 @@ class _Loop:
 
     def _copy(self, state: dict[int, Tensor]) -> dict[int, Tensor]:
         return {key: value.clone() for key, value in state.items()}
-
-
-class ProgressBar(Callback):
-    """A bar on standard error with the nats of the last check."""
-
-    def on_fit_begin(self, run: Run) -> None:
-        """Open the bar."""
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[nats]}"),
-            TimeRemainingColumn(),
-        )
-        self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
-        self._task = self._progress.add_task("fit", total=run.info["epochs_planned"], nats="")
-        self._progress.start()
-
-    def on_epoch_end(self, run: Run) -> None:
-        """Move the bar."""
-        entry = run.history[-1]
-        nats = entry.get("held_out_nats", entry["train_nats"])
-        self._progress.update(self._task, completed=entry["epoch"], nats=f"{nats:.3f} nats")
-
-    def on_fit_end(self, run: Run) -> None:
-        """Close the bar."""
-        self._progress.stop()
-
-    def on_error(self, run: Run, error: BaseException) -> None:
-        """Close the bar."""
-        if hasattr(self, "_progress"):
-            self._progress.stop()
-
-
-def _flatten(model: GenerativeModel) -> tuple[list[tuple[int, Any]], dict[int, FlatParameters]]:
-    """Objectives with the number of the parameter group each one moves; groups are equal or disjoint."""
-    groups: dict[tuple[int, ...], int] = {}
-    flats: dict[int, FlatParameters] = {}
-    objectives = []
-    for parameters, loss in model.objectives():
-        listed = list(parameters)
-        ids = tuple(id(p) for p in listed)
-        if ids not in groups:
-            if any(set(ids) & set(other) for other in groups):
-                raise ValueError(f"{type(model).__name__}.objectives(): two groups share some but not all parameters")
-            groups[ids] = len(groups)
-            flats[groups[ids]] = FlatParameters(listed)
-        objectives.append((groups[ids], loss))
-    return objectives, flats
-
-
-def _width(rows: Encoded) -> NDArray[np.float32]:
-    with np.errstate(invalid="ignore"):
-        return rows.high - rows.low
 
 
 def _mean(values: NDArray[np.float64], weight: NDArray[np.float64] | None) -> float:

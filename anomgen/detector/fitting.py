@@ -1,0 +1,166 @@
+"""The steps of a fit: rows checked, encoder and model made, model trained, statistic and threshold set."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import _check_sample_weight
+from torch import Tensor
+
+from anomgen import calibrate, runtime
+from anomgen.detector import state
+from anomgen.detector.checks import check_parameters, data_digest, validated
+from anomgen.detector.stream import Stream
+from anomgen.encode import Encoded, TableEncoder
+from anomgen.generative import Rows, Space
+from anomgen.statistic import MAX_ROWS, Statistic, check_abilities, log_likelihood, make_statistic
+from anomgen.train import Trainer
+
+if TYPE_CHECKING:
+    from anomgen.detector.base import Detector
+
+Array = NDArray[np.float64]
+
+MIN_HELD_OUT = 30
+"""Held-out rows below which there is no early stop: their mean says too little."""
+
+
+def prepare(detector: Detector, X: Any, sample_weight: Any, reset: bool, minimum: int) -> tuple[Any, Array | None]:
+    """Validated rows of positive weight, and their weights."""
+    check_parameters(type(detector).__name__, detector.get_params(deep=False))
+    X = validated(detector, X, reset=reset, minimum=minimum)
+    if sample_weight is None:
+        return X, None
+    probe = np.empty((len(X), 1))
+    weight = np.asarray(_check_sample_weight(sample_weight, probe, dtype=np.float64, ensure_non_negative=True))
+    kept = np.flatnonzero(weight > 0)
+    if len(kept) < minimum:
+        raise ValueError(
+            f"sample_weight is positive for {len(kept)} sample(s), all others are zero: at least {minimum} needed"
+        )
+    if len(kept) < len(weight):
+        X, weight = (X.iloc[kept] if isinstance(X, pd.DataFrame) else X[kept]), weight[kept]
+    return X, weight
+
+
+def begin(detector: Detector, X: Any, weight: Array | None) -> None:
+    """Everything that comes before the first training step of a new model."""
+    if len(X) < 2:
+        raise ValueError(f"{type(detector).__name__} cannot learn from 1 sample; give it more rows")
+    detector.seed_ = int(check_random_state(detector.random_state).randint(2**31 - 1))
+    detector.statistic_ = make_statistic(detector.statistic, detector.default_statistic)
+    detector.encoder_ = TableEncoder(detector.kinds, detector.exclude).fit(X, weight)
+    detector.model_ = state.build_model(detector)
+    detector.history_ = []
+    check_abilities(detector.statistic_, detector.model_)
+
+
+def learn(detector: Detector, X: Any, weight: Array | None, X_val: Any) -> None:
+    """Train on all rows but a held-out share, or on all where the user holds some out."""
+    detector.data_digest_ = data_digest(X)
+    rows = detector.encoder_.encode(X, cells=True)
+    train, held = _split(detector, len(rows), X_val is not None)
+    fitted = rows.take(train) if len(held) else rows
+    held_out = rows.take(held) if len(held) else None
+    if X_val is not None:
+        held_out = detector.encoder_.encode(X_val, cells=True)
+    detector.history_ = []
+    held_weight = weight[held] if weight is not None and len(held) else None
+    _train(detector, fitted, None if weight is None else weight[train], held_out, held_weight)
+    _conclude(detector, fitted, fitted if held_out is None else held_out, rows)
+
+
+def learn_piece(detector: Detector, stream: Stream) -> None:
+    """Train on the rows that wait in a stream."""
+    X, weight = stream.release()
+    if not hasattr(detector, "model_"):
+        begin(detector, X, weight)
+    detector.data_digest_ = data_digest(X)
+    rows = detector.encoder_.encode(X, cells=True)
+    train, held = stream.split(len(rows))
+    stream.keep(rows.take(held))
+    reservoir = stream.reservoir if stream.reservoir is not None and len(stream.reservoir) >= MIN_HELD_OUT else None
+    fitted = rows.take(train)
+    epochs = stream.epochs(len(train)) if detector.max_epochs == "auto" else detector.max_epochs
+    _train(detector, fitted, weight[train], reservoir, None, max_epochs=epochs, constant_rate=True)
+    judged = rows if reservoir is None else reservoir
+    _conclude(detector, fitted, judged, judged)
+
+
+def device_of(model: torch.nn.Module) -> torch.device:
+    """Where a model's parameters or buffers lie."""
+    first = next(chain(model.parameters(), model.buffers()), None)
+    return torch.device("cpu") if first is None else first.device
+
+
+def map_encoded(detector: Detector, rows: Encoded, statistic: Statistic | None) -> Array:
+    """Scores of encoded rows under a statistic, or their log-likelihoods, in tiles."""
+
+    def score(z: Tensor, log_det: Tensor) -> Tensor:
+        part = Rows(z, log_det)
+        return log_likelihood(detector.model_, part) if statistic is None else statistic(detector.model_, part)
+
+    columns = (torch.from_numpy(rows.z), torch.from_numpy(rows.log_det))
+    gradient = statistic is not None and statistic.gradient
+    with runtime.compiling(detector.compile):
+        return runtime.map_rows(score, columns, device=device_of(detector.model_), gradient=gradient)
+
+
+def _split(detector: Detector, n: int, given: bool) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Positions of training and of held-out rows; none of these where the user gave some, or there are too few."""
+    held = 0 if given else round(detector.validation_fraction * n)
+    order = np.random.default_rng(detector.seed_).permutation(n)
+    return (np.sort(order[held:]), np.sort(order[:held])) if held >= MIN_HELD_OUT else (np.arange(n), order[:0])
+
+
+def _train(
+    detector: Detector,
+    rows: Encoded,
+    weight: Array | None,
+    held_out: Encoded | None,
+    held_weight: Array | None,
+    *,
+    max_epochs: Any = None,
+    constant_rate: bool = False,
+) -> None:
+    params = detector.get_params(deep=False)
+    options = {field.name: params[field.name] for field in fields(Trainer) if field.name in params}
+    options |= {"callbacks": tuple(detector.callbacks), "seed": detector.seed_}
+    options |= {} if max_epochs is None else {"max_epochs": max_epochs}
+    run = Trainer(**options).fit(
+        detector.model_,
+        Space(**detector.encoder_.layout()),
+        rows,
+        weight=weight,
+        held_out=held_out,
+        held_out_weight=held_weight,
+        constant_rate=constant_rate,
+        detector=detector,
+        info={"data_digest": detector.data_digest_, "columns": int(detector.n_features_in_)},
+    )
+    detector.history_ = [*detector.history_, *run.history]
+    detector.n_epochs_ = int(run.history[-1]["epoch"]) if run.history else 0
+    detector.best_epoch_ = run.best_epoch
+
+
+def _conclude(detector: Detector, train: Encoded, held_out: Encoded, scored: Encoded) -> None:
+    """Fit the statistic, then set the threshold from the scores of `scored`."""
+    detector.statistic_.to(device_of(detector.model_))
+    detector.statistic_.fit(detector.model_, _rows(detector, held_out), _rows(detector, train))
+    scores = map_encoded(detector, scored, detector.statistic_)
+    detector.score_quantiles_ = calibrate.quantiles(scores)
+    detector.offset_ = calibrate.threshold(scores, detector.contamination)
+
+
+def _rows(detector: Detector, rows: Encoded) -> Rows:
+    """At most ``MAX_ROWS`` rows, evenly spread, on the model's device."""
+    kept = np.linspace(0, len(rows) - 1, min(len(rows), MAX_ROWS)).astype(np.int64)
+    device = device_of(detector.model_)
+    return Rows(torch.from_numpy(rows.z[kept]).to(device), torch.from_numpy(rows.log_det[kept]).to(device))

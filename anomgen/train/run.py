@@ -1,0 +1,87 @@
+"""What a fit leaves behind, and who watches it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from anomgen.generative import GenerativeModel
+
+
+class Callback:
+    """Watches a fit. Override what is needed; every method receives the :class:`Run`."""
+
+    def on_fit_begin(self, run: Run) -> None:
+        """Before the first epoch."""
+
+    def on_epoch_end(self, run: Run) -> bool | None:
+        """After every entry of ``run.history``; return True to stop training."""
+
+    def on_fit_end(self, run: Run) -> None:
+        """After the best weights are restored."""
+
+    def on_error(self, run: Run, error: BaseException) -> None:
+        """When the fit ends with an exception, before it is raised."""
+
+
+@dataclass
+class Run:
+    """What happened in one fit.
+
+    Parameters
+    ----------
+    model : GenerativeModel
+    info : dict
+        Facts known before the first epoch: rows, coordinates, device, batch size, epochs planned, data digest.
+    history : list of dict
+        One entry a check: ``epoch``, ``step``, ``train_nats`` and ``held_out_nats`` (mean log-likelihood a row in the
+        user's units, nats; of the training batches and of the averaged weights), ``learning_rate``, ``rows_per_s``,
+        ``seconds``.
+    best_epoch : int
+        The epoch whose averaged weights were kept.
+    stopped_because : str
+        ``"schedule"``, ``"held-out nats"``, ``"callback"`` or ``"interrupted"``.
+    detector : object, optional
+        The detector that trains, where one does.
+    """
+
+    model: GenerativeModel
+    info: dict[str, Any] = field(default_factory=dict)
+    history: list[dict[str, float]] = field(default_factory=list)
+    best_epoch: int = 0
+    stopped_because: str = "schedule"
+    detector: Any = None
+
+
+class ProgressBar(Callback):
+    """A bar on standard error with the nats of the last check."""
+
+    def on_fit_begin(self, run: Run) -> None:
+        """Open the bar."""
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[nats]}"),
+            TimeRemainingColumn(),
+        )
+        self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
+        self._task = self._progress.add_task("fit", total=run.info["epochs_planned"], nats="")
+        self._progress.start()
+
+    def on_epoch_end(self, run: Run) -> None:
+        """Move the bar."""
+        entry = run.history[-1]
+        nats = entry.get("held_out_nats", entry["train_nats"])
+        self._progress.update(self._task, completed=entry["epoch"], nats=f"{nats:.3f} nats")
+
+    def on_fit_end(self, run: Run) -> None:
+        """Close the bar."""
+        self._progress.stop()
+
+    def on_error(self, run: Run, error: BaseException) -> None:
+        """Close the bar."""
+        if hasattr(self, "_progress"):
+            self._progress.stop()
