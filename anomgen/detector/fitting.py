@@ -21,7 +21,7 @@ from anomgen.detector.stream import Stream
 from anomgen.encode import Encoded, TableEncoder
 from anomgen.generative import Rows, Space
 from anomgen.statistic import MAX_ROWS, Statistic, check_abilities, log_likelihood, make_statistic
-from anomgen.train import Trainer
+from anomgen.train import Run, Trainer
 
 if TYPE_CHECKING:
     from anomgen.detector.base import Detector
@@ -73,8 +73,8 @@ def learn(detector: Detector, X: Any, weight: Array | None, X_val: Any) -> None:
         held_out = detector.encoder_.encode(X_val, cells=True)
     detector.history_ = []
     held_weight = weight[held] if weight is not None and len(held) else None
-    _train(detector, fitted, None if weight is None else weight[train], held_out, held_weight)
-    _conclude(detector, fitted, fitted if held_out is None else held_out, rows)
+    judged = (fitted if held_out is None else held_out, rows)
+    _train(detector, fitted, None if weight is None else weight[train], held_out, held_weight, judged)
 
 
 def learn_piece(detector: Detector, stream: Stream) -> None:
@@ -89,9 +89,8 @@ def learn_piece(detector: Detector, stream: Stream) -> None:
     reservoir = stream.reservoir if stream.reservoir is not None and len(stream.reservoir) >= MIN_HELD_OUT else None
     fitted = rows.take(train)
     epochs = stream.epochs(len(train)) if detector.max_epochs == "auto" else detector.max_epochs
-    _train(detector, fitted, weight[train], reservoir, None, max_epochs=epochs, constant_rate=True)
     judged = rows if reservoir is None else reservoir
-    _conclude(detector, fitted, judged, judged)
+    _train(detector, fitted, weight[train], reservoir, None, (judged, judged), max_epochs=epochs, piecewise=True)
 
 
 def device_of(model: torch.nn.Module) -> torch.device:
@@ -126,28 +125,36 @@ def _train(
     weight: Array | None,
     held_out: Encoded | None,
     held_weight: Array | None,
+    judged: tuple[Encoded, Encoded],
     *,
     max_epochs: Any = None,
-    constant_rate: bool = False,
+    piecewise: bool = False,
 ) -> None:
+    """Train the model, then fit the statistic on the first of `judged` and set the threshold from the second."""
     params = detector.get_params(deep=False)
     options = {field.name: params[field.name] for field in fields(Trainer) if field.name in params}
     options |= {"callbacks": tuple(detector.callbacks), "seed": detector.seed_}
     options |= {} if max_epochs is None else {"max_epochs": max_epochs}
-    run = Trainer(**options).fit(
+    facts = {"data_digest": detector.data_digest_, "columns": int(detector.n_features_in_), "piecewise": piecewise}
+
+    def finish(run: Run) -> None:
+        detector.history_ = [*detector.history_, *run.history]
+        detector.n_epochs_ = int(run.history[-1]["epoch"]) if run.history else 0
+        detector.best_epoch_ = run.best_epoch
+        _conclude(detector, rows, *judged)
+
+    Trainer(**options).fit(
         detector.model_,
         Space(**detector.encoder_.layout()),
         rows,
         weight=weight,
         held_out=held_out,
         held_out_weight=held_weight,
-        constant_rate=constant_rate,
+        constant_rate=piecewise,
         detector=detector,
-        info={"data_digest": detector.data_digest_, "columns": int(detector.n_features_in_)},
+        info=facts,
+        finish=finish,
     )
-    detector.history_ = [*detector.history_, *run.history]
-    detector.n_epochs_ = int(run.history[-1]["epoch"]) if run.history else 0
-    detector.best_epoch_ = run.best_epoch
 
 
 def _conclude(detector: Detector, train: Encoded, held_out: Encoded, scored: Encoded) -> None:

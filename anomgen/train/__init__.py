@@ -1,6 +1,6 @@
 """The one training loop: data, a model's objectives and a schedule in, the best averaged weights out."""
 
-from anomgen.train.run import Callback, ProgressBar, Run
+from anomgen.train.run import Callback, ProgressBar, Run, default_callbacks
 from anomgen.train.trainer import Trainer
 
-__all__ = ["Callback", "ProgressBar", "Run", "Trainer"]
+__all__ = ["Callback", "ProgressBar", "Run", "Trainer", "default_callbacks"]

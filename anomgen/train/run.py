@@ -18,10 +18,14 @@ class Callback:
         """After every entry of ``run.history``; return True to stop training."""
 
     def on_fit_end(self, run: Run) -> None:
-        """After the best weights are restored."""
+        """After the best weights are restored and, where a detector trains, its threshold is set."""
 
     def on_error(self, run: Run, error: BaseException) -> None:
         """When the fit ends with an exception, before it is raised."""
+
+
+default_callbacks: list[Callback] = []
+"""Watch every fit of this process, besides its own callbacks."""
 
 
 @dataclass

@@ -6,7 +6,7 @@ import math
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -20,7 +20,7 @@ from anomgen import runtime
 from anomgen.encode import Encoded
 from anomgen.generative import GenerativeModel, Space
 from anomgen.train.plan import Plan
-from anomgen.train.run import Callback, ProgressBar, Run
+from anomgen.train.run import Callback, ProgressBar, Run, default_callbacks
 from anomgen.train.tensors import Batches, flatten
 
 STEPS_BETWEEN_CHECKS = 20
@@ -93,6 +93,7 @@ class Trainer:
         constant_rate: bool = False,
         detector: Any = None,
         info: dict[str, Any] | None = None,
+        finish: Callable[[Run], None] | None = None,
     ) -> Run:
         """Train `model` in place.
 
@@ -110,6 +111,8 @@ class Trainer:
             Handed to callbacks as ``run.detector``.
         info : dict, optional
             More facts for ``run.info``.
+        finish : callable, optional
+            What completes the detector, before callbacks hear that the fit has ended.
 
         Returns
         -------
@@ -125,12 +128,14 @@ class Trainer:
         facts = {"rows": len(train), "coordinates": space.dim, "device": str(device), "precision": self.precision}
         held = 0 if held_out is None else len(held_out)
         run = Run(model, {**facts, "held_out_rows": held, **plan.facts(), **(info or {})}, detector=detector)
-        watchers = [*self.callbacks, *([ProgressBar()] if _person_is_looking(self.verbose) else [])]
+        watchers = [*self.callbacks, *default_callbacks, *([ProgressBar()] if _person_is_looking(self.verbose) else [])]
         try:
             for watcher in watchers:
                 watcher.on_fit_begin(run)
             with self._environment(model, plan.batch, device):
                 _Loop(self, run, plan, space, (train, weight), (held_out, held_out_weight), device).go(watchers)
+            if finish is not None:
+                finish(run)
             for watcher in watchers:
                 watcher.on_fit_end(run)
         except BaseException as error:
