@@ -28,7 +28,7 @@ Array = NDArray[np.float64]
 
 @dataclass_transform(kw_only_default=True, eq_default=False)
 @dataclass(eq=False, repr=False, kw_only=True)
-class Detector(OutlierMixin, BaseEstimator):
+class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     """Base of all detectors: a scikit-learn outlier detector around a generative model.
 
     A family subclasses it, declares its parameters as annotated fields with immutable defaults, and writes

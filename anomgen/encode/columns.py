@@ -194,11 +194,12 @@ def _regular_step(levels: Array, eps: float, limit: float) -> float:
     smallest = (levels[-1] - levels[0]) / limit
     step = float(gaps.min())
     while step > max(smallest, 100.0 * tolerance):
-        remainder = np.abs(gaps - step * np.rint(gaps / step))
-        remainder = remainder[remainder > 2.0 * tolerance]
+        count = np.rint(gaps / step)
+        remainder = np.abs(gaps - step * count)
+        # The step is itself a rounded difference: its error returns once for every step in the gap.
+        remainder = remainder[remainder > tolerance * (1.0 + count)]
         if not len(remainder):
-            count = np.rint((levels[-1] - levels[0]) / step)
-            return float((levels[-1] - levels[0]) / count)
+            return float((levels[-1] - levels[0]) / count.sum())
         step = float(remainder.min())
     return 0.0
 

@@ -68,7 +68,7 @@ class Maps:
         """``log dz/dx`` in nats per unit of ``x``."""
         slope = soft_clip_log_slope(self._unclipped(x)) - np.log(self.scale) - np.log(self.spread)
         if self.heavy.any():
-            inner = np.clip((x - self.center) / self.scale, self.low, self.high)
+            inner = np.clip(self._standard(x), self.low, self.high)
             slope = slope - np.where(self.heavy, 0.5 * np.log1p(inner**2), 0.0)
         return np.asarray(slope)
 
@@ -83,9 +83,12 @@ class Maps:
         """The maps of some of the columns."""
         return Maps(*(getattr(self, field.name)[columns] for field in fields(self)))
 
-    def _unclipped(self, x: Array) -> Array:
+    def _standard(self, x: Array) -> Array:
         with np.errstate(over="ignore"):
-            y = np.clip((x - self.center) / self.scale, -1e300, 1e300)
+            return np.clip((x - self.center) / self.scale, -1e300, 1e300)
+
+    def _unclipped(self, x: Array) -> Array:
+        y = self._standard(x)
         if self.heavy.any():
             y = np.where(self.heavy, bend(y, self.low, self.high), y)
         return np.asarray((y - self.shift) / self.spread)

@@ -71,7 +71,8 @@ class ProgressBar(Callback):
             TextColumn("{task.fields[nats]}"),
             TimeRemainingColumn(),
         )
-        self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
+        console = Console(stderr=True)
+        self._progress = Progress(*columns, console=console, transient=console.is_terminal)
         self._task = self._progress.add_task("fit", total=run.info["epochs_planned"], nats="")
         self._progress.start()
 
