@@ -59,7 +59,7 @@ def write_folder(
         )
         raise FileExistsError(f"{target} exists: {hint}")
     text = json.dumps({"format": FORMAT, **config}, indent=2, allow_nan=False, ensure_ascii=False)
-    contiguous = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+    contiguous = {name: np.array(value, order="C") for name, value in tensors.items()}
     files = {CONFIG: text.encode() + b"\n", WEIGHTS: save(contiguous), CARD: card.encode()}
     files[SUMS] = _sums(files)
     target.parent.mkdir(parents=True, exist_ok=True)

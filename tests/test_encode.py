@@ -349,7 +349,7 @@ class TestBadInput:
 
     def test_free_text_is_refused_and_can_be_excluded(self) -> None:
         frame = pd.DataFrame({"note": [f"text {i}" for i in range(N)], "a": RNG.normal(size=N)})
-        with pytest.raises(ValueError, match="'note' looks like free text .* exclude"):
+        with pytest.raises(ValueError, match=r"'note' looks like free text .* exclude"):
             TableEncoder().fit(frame)
         assert TableEncoder(exclude=["note"]).fit(frame).dim == 1
 
@@ -374,6 +374,18 @@ class TestBadInput:
     def test_a_text_column_name_of_another_type(self) -> None:
         with pytest.raises(ValueError, match="tuple"):
             TableEncoder().fit(pd.DataFrame({("a", 1): RNG.normal(size=N)}))
+
+
+def test_pieces_change_nothing(mixed: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = TableEncoder().fit(mixed)
+    whole = encoder.encode(mixed, cells=True)
+    monkeypatch.setattr("anomgen.encode.table.PIECE", 7 * mixed.shape[1])
+    pieces = encoder.encode(mixed, cells=True)
+    for name in ("z", "log_det", "low", "high"):
+        assert np.array_equal(getattr(whole, name), getattr(pieces, name))
+    mixed.loc[50, "length"] = np.inf
+    with pytest.raises(ValueError, match="row 50"):
+        encoder.encode(mixed)
 
 
 def test_weights_count_as_repetitions() -> None:

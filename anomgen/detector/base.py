@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from anomgen import calibrate, persist, runtime
 from anomgen.detector import fitting, state
-from anomgen.detector.checks import chunks, validated
+from anomgen.detector.checks import validated
 from anomgen.detector.stream import Stream
 from anomgen.generative import GenerativeModel, Space
 from anomgen.statistic import Statistic, make_statistic
@@ -357,4 +357,4 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _map_frame(self, X: Any, statistic: Statistic | None) -> Array:
         X = validated(self, X, reset=False, minimum=1)
-        return np.concatenate([fitting.map_encoded(self, self.encoder_.encode(part), statistic) for part in chunks(X)])
+        return fitting.map_encoded(self, self.encoder_.encode(X), statistic)

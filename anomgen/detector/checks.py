@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from numbers import Integral, Real
 from typing import Any
 
@@ -12,9 +12,6 @@ import pandas as pd
 from sklearn.utils.validation import validate_data
 
 from anomgen.encode.frame import to_frame
-
-CHUNK = 65_536
-"""Rows encoded at a time when scoring, which bounds memory and changes no score."""
 
 
 def _number(low: float, high: float, *, above: bool = False) -> Callable[[Any], bool]:
@@ -108,13 +105,6 @@ def _check_names(detector: Any, frame: pd.DataFrame) -> None:
             f"The feature names should match those that were passed during fit: missing columns {missing}, "
             f"unknown columns {extra}"
         )
-
-
-def chunks(x: Any) -> Iterator[Any]:
-    """Consecutive pieces of rows."""
-    part = x.iloc if isinstance(x, pd.DataFrame) else x
-    for start in range(0, len(x), CHUNK):
-        yield part[start : start + CHUNK]
 
 
 def data_digest(x: Any) -> str:

@@ -49,7 +49,7 @@ def encode_cell(bounds: Array, at: NDArray[np.int64], k: int, z: Any, log_det: A
     log_mass = np.log(np.diff(bounds)) + 0.5 * (middle**2 + LOG_2PI)
     z[:, k] = middle[at]
     log_det += log_mass[at]
-    if low is not z:
+    if low is not None:
         low[:, k], high[:, k] = bounds[:-1][at], bounds[1:][at]
 
 
@@ -68,7 +68,7 @@ def encode_missing(
     log_det[absent] += 0.5 * LOG_2PI
     if column.missing == 0:
         log_det[absent] += np.log(column.unseen)
-    if low is not z:
+    if low is not None:
         low[absent, k], high[absent, k] = -np.inf, np.inf
 
 

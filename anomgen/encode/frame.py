@@ -90,8 +90,10 @@ def read_dtype(series: Series, name: Name) -> Dtype:
     raise TypeError(f"column {name!r} has dtype {dtype}, which is not supported; convert it or list it in exclude=")
 
 
-def numbers(series: Series, dtype: Dtype, name: Name) -> NDArray[np.float64]:
+def numbers(series: Series, dtype: Dtype, name: Name, first: int = 0) -> NDArray[np.float64]:
     """Values of a number, boolean, date or duration column as float64, NaN where missing, dates in seconds since 1970.
+
+    `first` is the number of the first row, for messages.
 
     Raises
     ------
@@ -109,7 +111,7 @@ def numbers(series: Series, dtype: Dtype, name: Name) -> NDArray[np.float64]:
             return np.asarray(parsed.to_numpy(dtype=np.float64, na_value=np.nan), dtype=np.float64)
         row = int(bad[0])
         raise ValueError(
-            f"column {name!r} is numeric, but row {row} holds {series.iloc[row]!r} ({len(bad)} such values)"
+            f"column {name!r} is numeric, but row {first + row} holds {series.iloc[row]!r} ({len(bad)} such values)"
         ) from None
 
 

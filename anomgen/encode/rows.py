@@ -49,14 +49,19 @@ class Encoded:
         return Encoded(z, self.log_det[rows], z if exact else self.low[rows], z if exact else self.high[rows])
 
 
-def encode_rows(encoder: TableEncoder, values: Array, cells: bool) -> Encoded:
-    """Encode rows of float64 `values`, one column a modelled column."""
-    n = len(values)
+def allocate(encoder: TableEncoder, n: int, cells: bool) -> Encoded:
+    """Room for `n` encoded rows; bounds of their own only where some coordinate is known up to an interval."""
     z = np.zeros((n, encoder.dim), dtype=np.float32)
-    log_det = np.zeros(n)
-    low = high = z
-    if cells and any(role != "real" or encoder.columns_[j].missing > 0 for j, role in encoder.coordinates_):
-        low, high = np.zeros_like(z), np.zeros_like(z)
+    boxed = cells and any(role != "real" or encoder.columns_[j].missing > 0 for j, role in encoder.coordinates_)
+    low, high = (np.zeros_like(z), np.zeros_like(z)) if boxed else (z, z)
+    return Encoded(z, np.zeros(n), low, high)
+
+
+def encode_rows(encoder: TableEncoder, values: Array, into: Encoded, start: int) -> None:
+    """Encode rows of float64 `values`, one column a modelled column, to the rows of `into` from `start` on."""
+    where = slice(start, start + len(values))
+    z, log_det = into.z[where], into.log_det[where]
+    low, high = (None, None) if into.low is into.z else (into.low[where], into.high[where])
     absent = np.isnan(values)
     _encode_real(encoder, values, absent, z, log_det, low, high)
     for k, (j, role) in enumerate(encoder.coordinates_):
@@ -73,7 +78,6 @@ def encode_rows(encoder: TableEncoder, values: Array, cells: bool) -> Encoded:
             log_det += np.where(absent[:, j], 0.0, np.where(same, np.log1p(-column.unseen), np.log(column.unseen)))
             if column.missing == 0:
                 log_det[absent[:, j]] += np.log(column.unseen)
-    return Encoded(z, log_det, low, high)
 
 
 def _encode_real(
@@ -86,8 +90,7 @@ def _encode_real(
     z[:, coordinates] = maps.forward(x)
     slope = maps.log_slope(x)
     slope[absent[:, columns]] = 0.0
-    cells = low is not z
-    if cells:
+    if low is not None:
         low[:, coordinates] = high[:, coordinates] = z[:, coordinates]
     lattice = [i for i, j in enumerate(columns) if encoder.columns_[j].kind == "lattice"]
     if lattice:
@@ -103,9 +106,11 @@ def _encode_real(
         gaps = absent[:, columns[lattice]]
         z[:, coordinates[lattice]] = 0.5 * (a + b)
         slope[:, lattice] = np.where(gaps, 0.0, log_mass + penalty)
-        if cells:
+        if low is not None:
             low[:, coordinates[lattice]], high[:, coordinates[lattice]] = a, b
-    log_det += slope.sum(axis=1)
+    # Column by column: numpy's own sum of a row takes another order when the row is alone.
+    for k in range(len(columns)):
+        log_det += slope[:, k]
 
 
 def decode_rows(encoder: TableEncoder, z: Array) -> dict[Name, NDArray[Any]]:

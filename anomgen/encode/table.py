@@ -24,11 +24,13 @@ from anomgen.encode.frame import (
     read_dtype,
     to_frame,
 )
-from anomgen.encode.rows import Encoded, decode_rows, encode_rows
+from anomgen.encode.rows import Encoded, allocate, decode_rows, encode_rows
 from anomgen.encode.transform import Maps
 
 Array = NDArray[np.float64]
 
+PIECE = 4_194_304
+"""Cells of a table encoded at a time."""
 FREE_TEXT = 0.5
 """A text column whose distinct values exceed this share of its rows is an identifier or free text."""
 
@@ -249,7 +251,14 @@ class TableEncoder:
         ValueError
             Naming column and row of an infinity, or of text in a numeric column.
         """
-        return encode_rows(self, self.read(x), cells)
+        frame = to_frame(x)
+        rows = np.asarray(x) if frame is None else frame.iloc
+        into = allocate(self, len(x), cells)
+        # In pieces, so that the temporary float64 arrays stay small however many rows there are.
+        height = max(1, PIECE // len(self.names_))
+        for start in range(0, len(x), height):
+            encode_rows(self, self.read(rows[start : start + height], start), into, start)
+        return into
 
     def decode(self, z: NDArray[Any]) -> Any:
         """Rows in the user's container, dtypes, columns and levels from model-space coordinates `z` of shape (n, d).
@@ -258,8 +267,11 @@ class TableEncoder:
         """
         return self.write(decode_rows(self, np.asarray(z, dtype=np.float64)), len(z))
 
-    def read(self, x: Any) -> Array:
-        """Every modelled column as float64: numbers as they are, levels as their position (-1 unseen), NaN missing."""
+    def read(self, x: Any, first: int = 0) -> Array:
+        """Every modelled column as float64: numbers as they are, levels as their position (-1 unseen), NaN missing.
+
+        `first` is the number of the first row, for messages.
+        """
         frame = to_frame(x)
         if frame is None:
             array = np.asarray(x)
@@ -268,7 +280,7 @@ class TableEncoder:
             if array.dtype != object and not any(column.coded for column in self.columns_):
                 values = array.astype(np.float64, copy=False)
                 for j in np.flatnonzero(np.isinf(values).any(axis=0)).tolist():
-                    _check_finite(values[:, j], self.columns_[j].name)
+                    _check_finite(values[:, j], self.columns_[j].name, first)
                 return values
             frame = pd.DataFrame(array, columns=[column.name for column in self.columns_])
         out = np.empty((len(frame), len(self.columns_)))
@@ -280,8 +292,8 @@ class TableEncoder:
                 found = codes(series, column.levels)
                 out[:, j] = np.where(found == -2, np.nan, found)
             else:
-                out[:, j] = numbers(series, self.dtypes_[self.names_.index(column.name)], column.name)
-                _check_finite(out[:, j], column.name)
+                out[:, j] = numbers(series, self.dtypes_[self.names_.index(column.name)], column.name, first)
+                _check_finite(out[:, j], column.name, first)
         return out
 
     def write(self, columns: dict[Name, NDArray[Any]], n: int) -> Any:
@@ -348,10 +360,10 @@ def _eps(dtype: Dtype, array_eps: float) -> float:
     return 1.2e-7 if single else array_eps
 
 
-def _check_finite(values: Array, name: Name) -> None:
+def _check_finite(values: Array, name: Name, first: int = 0) -> None:
     infinite = np.flatnonzero(np.isinf(values))
     if len(infinite):
         raise ValueError(
-            f"Input X contains infinity: column {name!r}, row {infinite[0]} ({len(infinite)} such values); "
+            f"Input X contains infinity: column {name!r}, row {first + infinite[0]} ({len(infinite)} such values); "
             "replace it by a number or by a missing value"
         )
