@@ -91,8 +91,7 @@ class Flow(GenerativeModel):
         """Row of every latent, shape ``(n, d)``, and the log-determinant of the inverse map, shape ``(n,)``."""
         x, log_det = latent.t(), latent.new_zeros(len(latent))
         for step in reversed(self.maps):
-            x, term = step.inverse(x)
-            log_det = log_det + term
+            x, log_det = step.inverse(x, log_det)
         return x.t(), log_det
 
     def log_prob(self, z: Tensor) -> Tensor:
@@ -107,19 +106,18 @@ class Flow(GenerativeModel):
     def _to_latent(self, z: Tensor) -> tuple[Tensor, Tensor]:
         x, log_det = z.t(), z.new_zeros(len(z))
         for step in self.maps:
-            x, term = step(x)
-            log_det = log_det + term
+            x, log_det = step(x, log_det)
         return x, log_det
 
 
 class _Map(nn.Module):
-    """An invertible map of columns ``(d, n)``: values and log-determinants ``(n,)``, or one for all columns."""
+    """An invertible map of columns ``(d, n)`` that adds to their log-determinants ``(n,)`` so far."""
 
     @abstractmethod
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]: ...
+    def forward(self, x: Tensor, log_det: Tensor) -> tuple[Tensor, Tensor]: ...
 
     @abstractmethod
-    def inverse(self, y: Tensor) -> tuple[Tensor, Tensor]: ...
+    def inverse(self, y: Tensor, log_det: Tensor) -> tuple[Tensor, Tensor]: ...
 
 
 class _Permuted(_Map):
@@ -149,20 +147,16 @@ class _Coupling(_Permuted):
             MLP(self.sizes[1 - side], bijection.multiplier * self.sizes[side], hidden) for side in range(steps)
         )
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, log_det: Tensor) -> tuple[Tensor, Tensor]:
         halves = list(self.permute(x).split(self.sizes))
-        log_det = x.new_zeros(())
         for side, network in enumerate(self.networks):
-            halves[side], term = self.bijection(halves[side], network(halves[1 - side]))
-            log_det = log_det + term
+            halves[side], log_det = self.bijection.forward(halves[side], log_det, network(halves[1 - side]))
         return torch.cat(halves), log_det
 
-    def inverse(self, y: Tensor) -> tuple[Tensor, Tensor]:
+    def inverse(self, y: Tensor, log_det: Tensor) -> tuple[Tensor, Tensor]:
         halves = list(y.split(self.sizes))
-        log_det = y.new_zeros(())
         for side, network in reversed(list(enumerate(self.networks))):
-            halves[side], term = self.bijection.inverse(halves[side], network(halves[1 - side]))
-            log_det = log_det + term
+            halves[side], log_det = self.bijection.inverse(halves[side], log_det, network(halves[1 - side]))
         return self.restore(torch.cat(halves)), log_det
 
 
@@ -174,19 +168,16 @@ class _Autoregressive(_Permuted):
         self.bijection = bijection
         self.network = MaskedMLP(dim, bijection.multiplier, hidden)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, log_det: Tensor) -> tuple[Tensor, Tensor]:
         x = self.permute(x)
-        y, log_det = self.bijection(x, self.network(x))
-        return y, log_det
+        return self.bijection.forward(x, log_det, self.network(x))
 
-    def inverse(self, y: Tensor) -> tuple[Tensor, Tensor]:
+    def inverse(self, y: Tensor, log_det: Tensor) -> tuple[Tensor, Tensor]:
         x = torch.zeros_like(y)
-        log_det = y.new_zeros(y.shape[1])
         for i in range(len(y)):
             parameters = self.network(x).view(-1, *y.shape)[:, i]
-            row, term = self.bijection.inverse(y[i : i + 1], parameters)
+            row, log_det = self.bijection.inverse(y[i : i + 1], log_det, parameters)
             x = torch.cat([x[:i], row, x[i + 1 :]])
-            log_det = log_det + term
         return self.restore(x), log_det
 
 
@@ -195,62 +186,64 @@ class _Scale(_Map):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.log_scale = nn.Parameter(torch.zeros(dim))
+        self.log_scale = nn.Parameter(torch.zeros(dim, 1))
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return x * self.log_scale.exp()[:, None], self.log_scale.sum()
+    def forward(self, x: Tensor, log_det: Tensor) -> tuple[Tensor, Tensor]:
+        return x * self.log_scale.exp(), log_det + self.log_scale.sum()
 
-    def inverse(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        return y * self.log_scale.neg().exp()[:, None], -self.log_scale.sum()
+    def inverse(self, y: Tensor, log_det: Tensor) -> tuple[Tensor, Tensor]:
+        return y * self.log_scale.neg().exp(), log_det - self.log_scale.sum()
 
 
 class _Bijection(ABC):
-    """An invertible map of each coordinate with `multiplier` parameters: values and summed log-derivatives."""
+    """An invertible map of each coordinate given `multiplier` parameters, one block ``(d, n)`` after another."""
 
     multiplier: int
 
     @abstractmethod
-    def __call__(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]: ...
+    def forward(self, x: Tensor, log_det: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]: ...
 
     @abstractmethod
-    def inverse(self, y: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]: ...
+    def inverse(self, y: Tensor, log_det: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]: ...
 
 
 class _Shift(_Bijection):
     multiplier = 1
 
-    def __call__(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        return x + parameters, x.new_zeros(())
+    def forward(self, x: Tensor, log_det: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        return x + parameters, log_det
 
-    def inverse(self, y: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        return y - parameters, y.new_zeros(())
+    def inverse(self, y: Tensor, log_det: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        return y - parameters, log_det
 
 
 class _Affine(_Bijection):
     multiplier = 2
 
-    def __call__(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        shift, log_scale = parameters.to(x.dtype).chunk(2)
-        log_scale = softclip(log_scale, LOG_SCALE)
-        return torch.addcmul(shift, x, log_scale.exp()), log_scale.sum(0)
+    def forward(self, x: Tensor, log_det: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        shift, log_scale = _halves(parameters.to(x.dtype), len(x))
+        return torch.addcmul(shift, x, log_scale.exp()), log_det + log_scale.sum(0)
 
-    def inverse(self, y: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        shift, log_scale = parameters.to(y.dtype).chunk(2)
-        log_scale = softclip(log_scale, LOG_SCALE)
-        return (y - shift) * log_scale.neg().exp(), -log_scale.sum(0)
+    def inverse(self, y: Tensor, log_det: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        shift, log_scale = _halves(parameters.to(y.dtype), len(y))
+        return (y - shift) * log_scale.neg().exp(), log_det - log_scale.sum(0)
+
+
+def _halves(parameters: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    return parameters[:dim], softclip(parameters[dim:], LOG_SCALE)
 
 
 class _Spline(_Bijection):
     def __init__(self, bins: int) -> None:
         self.multiplier = 3 * bins - 1
 
-    def __call__(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, log_det: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         y, log_derivative = spline(x, parameters.view(self.multiplier, *x.shape))
-        return y, log_derivative.sum(0)
+        return y, log_det + log_derivative.sum(0)
 
-    def inverse(self, y: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+    def inverse(self, y: Tensor, log_det: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         x, log_derivative = inverse_spline(y, parameters.reshape(self.multiplier, *y.shape))
-        return x, log_derivative.sum(0)
+        return x, log_det + log_derivative.sum(0)
 
 
 class _Normal(nn.Module):

@@ -48,9 +48,9 @@ class MaskedMLP(MLP):
         for layer, mask in enumerate(_masks(dim, multiplier, hidden)):
             self.register_buffer(f"mask{layer}", mask, persistent=False)
 
-    def effective_weights(self) -> list[Tensor]:
-        """Weights times masks, once for each call of the network."""
-        return [weight * getattr(self, f"mask{layer}") for layer, weight in enumerate(self.weights)]
+    def layers(self) -> list[tuple[Tensor, Tensor]]:
+        """Return weights times masks, and biases, once for each call of the network."""
+        return [(w * mask, b) for (w, b), mask in zip(super().layers(), self.buffers(), strict=True)]
 
 
 def _masks(dim: int, multiplier: int, hidden: Sequence[int]) -> list[Tensor]:

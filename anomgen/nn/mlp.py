@@ -35,23 +35,19 @@ class MLP(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, hidden: Sequence[int]) -> None:
         super().__init__()
-        sizes = (inputs, *hidden, outputs)
-        self.weights = nn.ParameterList(torch.empty(high, low) for low, high in pairwise(sizes))
-        self.biases = nn.ParameterList(torch.zeros(high) for high in sizes[1:])
-        with torch.no_grad():
-            for weight in self.weights[:-1]:
-                bound = max(weight.shape[1], 1) ** -0.5
-                weight.uniform_(-bound, bound)
-            self.weights[-1].zero_()
+        for layer, (low, high) in enumerate(pairwise((inputs, *hidden, outputs))):
+            bound = 0.0 if layer == len(hidden) else max(low, 1) ** -0.5
+            for name, shape in (("weight", (high, low)), ("bias", (high, 1))):
+                self.register_parameter(f"{name}{layer}", nn.Parameter((2 * torch.rand(shape) - 1) * bound))
 
-    def effective_weights(self) -> list[Tensor]:
-        """Return the matrices that multiply, first layer first."""
-        return list(self.weights)
+    def layers(self) -> list[tuple[Tensor, Tensor]]:
+        """Return the weight that multiplies and the bias of every layer, first layer first."""
+        parameters = list(self._parameters.values())
+        return list(zip(parameters[::2], parameters[1::2], strict=True))  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
         """Map columns `x` of shape ``(inputs, n)`` to ``(outputs, n)``."""
-        *weights, last = self.effective_weights()
-        *biases, last_bias = self.biases
-        for weight, bias in zip(weights, biases, strict=True):
-            x = torch.addmm(bias[:, None], weight, x).relu_()
-        return torch.addmm(last_bias[:, None], last, x)
+        *inner, (weight, bias) = self.layers()
+        for inner_weight, inner_bias in inner:
+            x = torch.addmm(inner_bias, inner_weight, x).relu_()
+        return torch.addmm(bias, weight, x)

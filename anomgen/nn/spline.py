@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -21,11 +21,13 @@ from anomgen import runtime
 
 BOUND = 5.0
 LOG_RANGE = math.log(1e3)
+PIECE = 32_768
+"""Elements a thread transforms at a time on a CPU."""
 
 
 def softclip(x: Tensor, bound: float) -> Tensor:
     r"""Squash to ``(-bound, bound)`` with slope one at zero: :math:`x / (1 + |x| / b)`."""
-    return x / (x.abs() / bound + 1)
+    return x / (x.abs() * (1 / bound) + 1)
 
 
 def spline(x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
@@ -90,53 +92,58 @@ def inverse_spline(y: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _Bin(NamedTuple):
-    """The bin each element falls in; `a` and `b` are the shares of width and height before it."""
+    """The bin that each element falls in, among `K` laid out in shares of the whole."""
 
     p: Tensor
+    """Width."""
     q: Tensor
+    """Height."""
     a: Tensor
+    """Width before it."""
     b: Tensor
+    """Height before it."""
     s: Tensor
+    """Slope `q / p`."""
     d0: Tensor
+    """Derivative at its left knot."""
     d1: Tensor
-    one_hot: list[Tensor]
-    e: list[Tensor]
-    f: list[Tensor]
-    e_total: Tensor
-    f_total: Tensor
-
-
-def _select(one_hot: Sequence[Tensor], values: Sequence[Tensor]) -> Tensor:
-    total = one_hot[0] * values[0]
-    for hot, value in zip(one_hot[1:], values[1:], strict=True):
-        total = torch.addcmul(total, hot, value)
-    return total
-
-
-def _cumulate(values: Sequence[Tensor]) -> list[Tensor]:
-    sums = [values[0]]
-    for value in values[1:]:
-        sums.append(sums[-1] + value)
-    return sums
+    """Derivative at its right knot."""
+    passed: list[Tensor]
+    """For every inner knot, 1 where it lies below."""
+    chosen: list[Tensor]
+    """For every bin, 1 where it is the one."""
+    widths: list[Tensor]
+    """Of all bins, before division by their sum."""
+    heights: list[Tensor]
+    per_width: Tensor
+    """What turns them into shares."""
+    per_height: Tensor
 
 
 def _locate(t: Tensor, parameters: Tensor, by_height: bool) -> _Bin:
-    rows = parameters.unbind(0)
-    bins = (len(rows) + 1) // 3
-    e = [softclip(row, LOG_RANGE / 2).exp() for row in rows[:bins]]
-    f = [softclip(row, LOG_RANGE / 2).exp() for row in rows[bins : 2 * bins]]
-    widths, heights = _cumulate(e), _cumulate(f)
-    knots = heights if by_height else widths
-    target = t * knots[-1]
-    above = [(target >= knot).to(t.dtype) for knot in knots[:-1]]
-    one_hot = [1 - above[0], *(low - high for low, high in pairwise(above)), above[-1]]
-    p = _select(one_hot, e) / widths[-1]
-    q = _select(one_hot, f) / heights[-1]
-    a = _select(one_hot[1:], widths[:-1]) / widths[-1]
-    b = _select(one_hot[1:], heights[:-1]) / heights[-1]
-    d0 = softclip(_select(one_hot[1:], rows[2 * bins :]), LOG_RANGE).exp()
-    d1 = softclip(_select(one_hot[:-1], rows[2 * bins :]), LOG_RANGE).exp()
-    return _Bin(p, q, a, b, q / p, d0, d1, one_hot, e, f, widths[-1], heights[-1])
+    bins = (len(parameters) + 1) // 3
+    exponents = softclip(parameters[: 2 * bins], LOG_RANGE / 2).unbind(0)
+    derivatives = parameters[2 * bins :].unbind(0)
+    widths, heights = ([e.exp() for e in part] for part in (exponents[:bins], exponents[bins:]))
+    *right, width = accumulate(widths)
+    *top, height = accumulate(heights)
+    target = t * (height if by_height else width)
+    # In-place comparison keeps floats, several times quicker than a cast of booleans.
+    passed = [target.clone().ge_(knot) for knot in (top if by_height else right)]
+    chosen = [1 - passed[0], *(low - high for low, high in pairwise(passed)), passed[-1]]
+    per_width, per_height = width.reciprocal(), height.reciprocal()
+    p, q = _select(chosen, widths) * per_width, _select(chosen, heights) * per_height
+    a, b = _select(chosen[1:], right) * per_width, _select(chosen[1:], top) * per_height
+    d0 = softclip(_select(chosen[1:], derivatives), LOG_RANGE).exp()
+    d1 = softclip(_select(chosen[:-1], derivatives), LOG_RANGE).exp()
+    return _Bin(p, q, a, b, q / p, d0, d1, passed, chosen, widths, heights, per_width, per_height)
+
+
+def _select(chosen: Sequence[Tensor], values: Sequence[Tensor]) -> Tensor:
+    total = chosen[0] * values[0]
+    for hot, value in zip(chosen[1:], values[1:], strict=True):
+        total = torch.addcmul(total, hot, value)
+    return total
 
 
 def _log_derivative(k: _Bin, zeta: Tensor) -> Tensor:
@@ -186,52 +193,36 @@ def _backward(x: Tensor, parameters: Tensor, grad_y: Tensor, grad_log: Tensor) -
     to_d1 = -of_rise * mix * rise + per_slope * zeta.square() - per_below * mix
 
     to_a = -to_zeta / k.p
-    to_p = (to_a * (zeta)) - to_s * k.s / k.p
-    to_b = grad_t
+    to_p = to_a * zeta - to_s * k.s / k.p
     to_q = grad_t * rise + to_s / k.p
-
-    grads = [
-        *_to_shares(parameters, 0, k.one_hot, k.e, k.e_total, to_a, to_p, k.a, k.p),
-        *_to_shares(parameters, len(k.e), k.one_hot, k.f, k.f_total, to_b, to_q, k.b, k.q),
-        *_to_derivatives(parameters, k.one_hot, to_d0 * k.d0, to_d1 * k.d1),
+    to_v0, to_v1 = to_d0 * k.d0, to_d1 * k.d1
+    shares = [
+        *_through_shares(k, k.widths, k.per_width, k.a * to_a + k.p * to_p, to_a, to_p),
+        *_through_shares(k, k.heights, k.per_height, k.b * grad_t + k.q * to_q, grad_t, to_q),
     ]
-    grad_x = grad_y * (1 - inside) - to_a / (2 * BOUND)
-    return grad_x, torch.stack(grads)
+    derivatives = [low * to_v1 + high * to_v0 for low, high in pairwise(k.chosen)]
+    bins = len(k.chosen)
+    grad_parameters = torch.stack(
+        [
+            *(g * slope for g, slope in zip(shares, _clip_slope(parameters[: 2 * bins], LOG_RANGE / 2), strict=True)),
+            *(g * slope for g, slope in zip(derivatives, _clip_slope(parameters[2 * bins :], LOG_RANGE), strict=True)),
+        ]
+    )
+    return grad_y * (1 - inside) - to_a * (1 / (2 * BOUND)), grad_parameters
 
 
-def _to_shares(
-    parameters: Tensor,
-    start: int,
-    one_hot: list[Tensor],
-    e: list[Tensor],
-    total: Tensor,
-    before: Tensor,
-    at: Tensor,
-    share_before: Tensor,
-    share: Tensor,
+def _through_shares(
+    k: _Bin, sizes: list[Tensor], per_size: Tensor, mean: Tensor, before: Tensor, at: Tensor
 ) -> list[Tensor]:
-    mean = share_before * before + share * at
-    scale = 1 / total
-    at = (at - mean) * scale
-    after = -mean * scale
-    before = (before - mean) * scale
-    # Walking down from the last bin, `passed` turns on below the bin an element falls in.
-    passed = torch.zeros_like(mean)
-    grads = []
-    for j in reversed(range(len(e))):
-        hot = one_hot[j]
-        gradient = torch.where(hot > 0, at, torch.where(passed > 0, before, after))
-        passed = passed + hot
-        grads.append(gradient * e[j] / (parameters[start + j].abs() / (LOG_RANGE / 2) + 1).square())
-    return grads[::-1]
+    """Gradient of the exponents of a softmax whose shares before the bin and at it receive `before` and `at`."""
+    rest, before, at = -mean * per_size, before * per_size, at * per_size
+    centred = [torch.addcmul(rest, chosen, at) for chosen in k.chosen]
+    centred[:-1] = [torch.addcmul(g, passed, before) for g, passed in zip(centred, k.passed, strict=False)]
+    return [g * size for g, size in zip(centred, sizes, strict=True)]
 
 
-def _to_derivatives(parameters: Tensor, one_hot: list[Tensor], low: Tensor, high: Tensor) -> list[Tensor]:
-    bins = len(one_hot)
-    return [
-        (one_hot[j] * low + one_hot[j - 1] * high) / (parameters[2 * bins + j - 1].abs() / LOG_RANGE + 1).square()
-        for j in range(1, bins)
-    ]
+def _clip_slope(x: Tensor, bound: float) -> Sequence[Tensor]:
+    return (x.abs() * (1 / bound) + 1).square().reciprocal().unbind(0)
 
 
 class _Spline(torch.autograd.Function):
@@ -252,7 +243,20 @@ _compiled: dict[Kernel, Kernel] = {}
 
 
 def _run(kernel: Kernel, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-    return _run_compiled(kernel, *tensors) if runtime.compile_requested() else kernel(*tensors)
+    if runtime.compile_requested():
+        return _run_compiled(kernel, *tensors)
+    if tensors[0].device.type == "cpu" and tensors[0].numel() > PIECE * torch.get_num_threads():
+        return _run_in_pieces(kernel, *tensors)
+    return kernel(*tensors)
+
+
+def _run_in_pieces(kernel: Kernel, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+    """Keep the hundred temporaries of a kernel in the processor's cache."""
+    shape = tensors[0].shape
+    flat = [t.reshape(*t.shape[: t.dim() - len(shape)], -1) for t in tensors]
+    pieces = zip(*(t.split(PIECE * torch.get_num_threads(), dim=-1) for t in flat), strict=True)
+    first, second = zip(*(kernel(*piece) for piece in pieces), strict=True)
+    return torch.cat(first, -1).view(shape), torch.cat(second, -1).unflatten(-1, shape)
 
 
 def _run_compiled(kernel: Kernel, *tensors: Tensor) -> tuple[Tensor, Tensor]:
