@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from anomgen.data.cards import (
+from anomgen.data.catalog import (
     Card,
     ChecksumError,
     Dataset,

@@ -183,7 +183,7 @@ def _frame(columns: Columns) -> pd.DataFrame:
     frame = pd.DataFrame(columns)
     frame["amount"] = np.maximum(frame["amount"].round(2), 0.01)
     frame["balance"] = frame["balance"].round(2)
-    frame["distance_km"] = frame["distance_km"].round(1)
+    frame["distance_km"] = np.maximum(frame["distance_km"].round(1), 0.1)
     frame["opened"] = last - columns["opened"].astype("timedelta64[s]")
     frame["device"] = frame["device"].mask(columns["device"] == "")
     return frame

@@ -169,7 +169,7 @@ def read_label(path: Paths, label: str) -> Array:
         return np.asarray(open_source(path, [label]).read()[label].to_numpy())
     parts = []
     for file in files:
-        with _naming(file), np.load(file, allow_pickle=False) as stored:
+        with _naming(file), file.open("rb") as opened, np.load(opened, allow_pickle=False) as stored:
             if label not in stored:
                 raise ValueError(f"there is no array {label!r} among {sorted(stored)}")
             parts.append(stored[label])
@@ -319,7 +319,12 @@ def _batches(path: Path, target: Any, rows: int) -> Iterator[Any]:
     import pyarrow.parquet as pq
 
     if _is_csv(path):
-        yield from _open_csv(path, target, target.names)
+        try:
+            yield from _open_csv(path, target, target.names)
+        except ValueError as error:
+            names = _open_csv(path, None, None).schema.names
+            text = re.sub(r"In CSV column #(\d+)", lambda match: f"column {names[int(match[1])]!r}", str(error))
+            raise ValueError(text) from error
         return
     # the two options keep memory constant: without them it grows with the file
     with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:

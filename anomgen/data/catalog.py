@@ -297,7 +297,7 @@ def _read_csv(card: Card, path: Path) -> tuple[Array, Array, None]:
 
 def _read_npz(card: Card, path: Path) -> tuple[Array, Array, NDArray[np.bool_] | None]:
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             parts = [(_first(stored, part["x"]), _first(stored, part["labels"])) for part in card.arrays]
     except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} cannot be read as {card.title}: {error}") from error
