@@ -10,6 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from anomgen import batch as batch
+    from anomgen import data as data
     from anomgen import tracking as tracking
     from anomgen.data import load_dataset as load_dataset
     from anomgen.detector import Detector as Detector
@@ -38,6 +40,8 @@ _homes = {
     "Statistic": "anomgen.statistic",
     "Typicality": "anomgen.statistic",
     "autolog": "anomgen.tracking",
+    "batch": "anomgen",
+    "data": "anomgen",
     "load": "anomgen.families",
     "load_dataset": "anomgen.data",
     "register": "anomgen.families",
@@ -56,6 +60,8 @@ __all__ = [
     "Typicality",
     "__version__",
     "autolog",
+    "batch",
+    "data",
     "load",
     "load_dataset",
     "register",
