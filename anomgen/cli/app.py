@@ -1,0 +1,309 @@
+"""The commands ``fit``, ``score``, ``sample`` and ``show``. Whatever is slow to import is imported by the command."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import App, Parameter
+from cyclopts.config import Env, Toml
+
+from anomgen import __version__
+from anomgen.cli.output import check_free, exit_code, print_error, print_facts, print_table, row_counter, share
+from anomgen.cli.parameters import UsageError, parse_parameters
+
+if TYPE_CHECKING:
+    from anomgen.detector import Detector
+
+ENVIRONMENT = Env("ANOMGEN_", show=False)
+
+app = App(
+    name="anomgen",
+    help="""Anomaly detection on generative likelihoods.
+
+    An option is looked for on the command line, then in the environment (--model of fit: ANOMGEN_FIT_MODEL), then in
+    the file that --config names, in the table of the command (model = "flow" below [fit]).
+
+    Exit codes: 0 done, 1 a fault of the program, 2 wrong usage, 3 a file or model that does not fit or is damaged,
+    130 interrupted.
+    """,
+    version=__version__,
+    config=ENVIRONMENT,
+    suppress_keyboard_interrupt=False,
+)
+
+Flags = Parameter(negative="")
+
+
+@app.meta.default
+def launch(
+    *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+    config: Path | None = None,
+    debug: Annotated[bool, Flags] = False,
+) -> None:
+    """Run a command.
+
+    Parameters
+    ----------
+    config
+        TOML file with options, one table a command.
+    debug
+        Show the traceback of an error.
+    """
+    if config is not None:
+        app.config = (ENVIRONMENT, Toml(config, must_exist=True))
+    try:
+        app(tokens)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        if debug:
+            raise
+        print_error(error)
+        sys.exit(exit_code(error))
+
+
+@app.command
+def fit(
+    *data: str,
+    out: Path,
+    model: str = "flow",
+    label: str | None = None,
+    normal: str | None = None,
+    set_: Annotated[list[str] | None, Parameter(name="--set", negative="")] = None,
+    contamination: float | None = None,
+    max_epochs: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    overwrite: Annotated[bool, Flags] = False,
+    track: Annotated[bool, Flags] = False,
+    experiment: str | None = None,
+) -> None:
+    """Fit a detector to the rows of files and save it.
+
+    Parameters
+    ----------
+    data
+        CSV, Parquet or npz files, folders or patterns.
+    out
+        Folder to save the model in.
+    model
+        Family of the detector.
+    label
+        Column that is a label: never a feature.
+    normal
+        Learn only from the rows with this label.
+    set_
+        Any parameter of the detector, as name=value; may be repeated.
+    contamination
+        Share of the training rows that the threshold flags.
+    max_epochs
+        Passes over the rows at most.
+    seed
+        Seeds everything that is random.
+    device
+        auto, cpu or cuda.
+    overwrite
+        Replace a model found at --out.
+    track
+        Log the fit and the model to MLflow.
+    experiment
+        MLflow experiment; implies --track.
+    """
+    if not data:
+        raise UsageError("fit: name at least one file to learn from")
+    check_free(out, overwrite)
+    from anomgen.batch import read_training_rows
+
+    detector = _new_detector(
+        model, set_ or [], contamination=contamination, max_epochs=max_epochs, random_state=seed, device=device
+    )
+    callback = None
+    if track or experiment:
+        from anomgen.tracking import MLflowCallback
+
+        callback = MLflowCallback(experiment=experiment, log_model=True)
+        detector.set_params(callbacks=(callback,))
+    rows = read_training_rows(list(data), label, normal)
+    detector.fit(rows)
+    detector.save(out, overwrite=overwrite)
+    print_facts(
+        {
+            "fitted": f"{type(detector).__name__} to {len(rows):,} rows of {detector.n_features_in_} columns",
+            **_learned(detector),
+            "model": out,
+            "run": callback and callback.run_id,
+            "runs": callback and f"mlflow ui --backend-store-uri {callback.store}",
+        }
+    )
+
+
+@app.command
+def score(
+    model: str,
+    /,
+    *inputs: str,
+    out: Path,
+    label: str | None = None,
+    normal: str = "0",
+    keep: Annotated[list[str] | None, Parameter(negative="")] = None,
+    threshold: float | None = None,
+    chunk_rows: int = 65_536,
+    overwrite: Annotated[bool, Flags] = False,
+) -> None:
+    """Score the rows of files, however large, into one Parquet file each.
+
+    Parameters
+    ----------
+    model
+        Folder of a saved model, or an MLflow address such as models:/name@champion.
+    inputs
+        CSV, Parquet or npz files, folders or patterns.
+    out
+        Folder for the scores.
+    label
+        Column that is a label: kept beside the scores, which are then judged by AUROC and AUPRC.
+    normal
+        The label of normal rows.
+    keep
+        Column to copy beside the scores; may be repeated.
+    threshold
+        Flag rows that score lower, instead of by the model's own threshold.
+    chunk_rows
+        Rows held in memory at a time; changes no score.
+    overwrite
+        Remove the scores of an earlier job first.
+    """
+    if not inputs:
+        raise UsageError("score: name at least one file to score")
+    from anomgen.batch import evaluate, score_files
+
+    kept = list(dict.fromkeys([*(keep or []), *([label] if label else [])]))
+    with row_counter() as progress:
+        summary = score_files(
+            _load(model),
+            list(inputs),
+            out,
+            keep=kept,
+            threshold=threshold,
+            chunk_rows=chunk_rows,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    quality = evaluate(out, label, normal) if label else {}
+    print_facts(
+        {
+            "scored": f"{summary.rows:,} rows, {summary.rows_per_s:,.0f} rows/s",
+            "flagged": share(summary.flagged, summary.rows),
+            "threshold": f"{summary.threshold:.6g} nats",
+            "median score": f"{summary.quantiles['0.5']:.6g} nats",
+            "AUROC": f"{quality['auroc']:.4f}" if quality else None,
+            "AUPRC": f"{quality['auprc']:.4f}" if quality else None,
+            "scores": out,
+        }
+    )
+
+
+@app.command
+def sample(
+    model: str,
+    /,
+    *,
+    out: Path,
+    n: Annotated[int, Parameter(name=["-n", "--rows"])],
+    seed: int = 0,
+    overwrite: Annotated[bool, Flags] = False,
+) -> None:
+    """Draw new rows from a saved model.
+
+    Parameters
+    ----------
+    model
+        Folder of a saved model, or an MLflow address such as models:/name@champion.
+    out
+        File to write: .csv, .parquet or .npz.
+    n
+        How many rows.
+    seed
+        One seed gives the same rows; fewer of them are the first ones of more.
+    overwrite
+        Replace a file found at --out.
+    """
+    check_free(out, overwrite)
+    from anomgen.batch import write_rows
+
+    rows = _load(model).sample(n, random_state=seed)
+    write_rows(rows, out)
+    print_facts({"drawn": f"{len(rows):,} rows of {rows.shape[1]} columns", "rows": out})
+
+
+@app.command
+def show(model: str, /) -> None:
+    """Show what a saved model took each column for and why, its threshold and its versions.
+
+    Parameters
+    ----------
+    model
+        Folder of a saved model, or an MLflow address such as models:/name@champion.
+    """
+    detector = _load(model)
+    print_facts(
+        {
+            "detector": type(detector).__name__,
+            **_learned(detector),
+            "training rows": f"sha256 {detector.data_digest_}",
+            "seed": detector.seed_,
+            "versions": _versions(model),
+        }
+    )
+    print_table([{**row, "missing": f"{row['missing']:.1%}"} for row in detector.describe()])
+
+
+def main() -> None:
+    """Run the command line."""
+    app.meta()
+
+
+def _new_detector(family: str, assignments: list[str], **flags: Any) -> Detector:
+    from anomgen import families
+    from anomgen.detector.checks import check_parameters
+
+    try:
+        chosen = families.get(family)
+        parameters = parse_parameters(chosen, assignments)
+        given = {name: value for name, value in flags.items() if value is not None}
+        check_parameters(chosen.__name__, {**given, **parameters})
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    return chosen(**{**given, **parameters})
+
+
+def _load(model: str) -> Detector:
+    """A saved model from its folder, or from MLflow."""
+    if model.startswith(("models:", "runs:", "mlflow-artifacts:")):
+        from anomgen.tracking import load_model
+
+        return load_model(model)
+    from anomgen.families import load
+
+    return load(model)
+
+
+def _learned(detector: Detector) -> dict[str, object]:
+    best: dict[str, float] = next((e for e in detector.history_ if e["epoch"] == detector.best_epoch_), {})
+    return {
+        "training nats": f"{best['train_nats']:.4f} a row" if best else None,
+        "held-out nats": f"{best['held_out_nats']:.4f} a row" if "held_out_nats" in best else None,
+        "epochs": f"{detector.n_epochs_}, weights of epoch {detector.best_epoch_} kept",
+        "statistic": type(detector.statistic_).__name__.lower(),
+        "threshold": f"{detector.offset_:.6g}: rows that score lower are anomalies",
+    }
+
+
+def _versions(model: str) -> str | None:
+    from anomgen.persist import is_model, read_folder
+
+    if not is_model(model):
+        return None
+    return ", ".join(f"{name} {version}" for name, version in read_folder(model)[0]["versions"].items())

@@ -1,0 +1,75 @@
+"""What the commands print: facts on standard output, errors on standard error."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from anomgen.cli.parameters import UsageError
+
+
+def print_facts(facts: Mapping[str, object]) -> None:
+    """One fact a line, names in a column of their own; None is left out."""
+    shown = {name: str(value) for name, value in facts.items() if value is not None}
+    width = max(map(len, shown))
+    for name, value in shown.items():
+        print(f"{name:<{width}}  {value}")
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    """An empty line, then rows under a header of their keys."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in rows[0]:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*(str(value) for value in row.values()))
+    console = Console()
+    console.print()
+    console.print(table)
+
+
+def share(part: int, whole: int) -> str:
+    """A count and its share."""
+    return f"{part:,} of {whole:,} ({part / whole:.2%})"
+
+
+@contextmanager
+def row_counter() -> Iterator[Callable[[int], None] | None]:
+    """A line on standard error that counts rows, where a person is looking."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.completed:,.0f} rows scored"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("score", total=None)
+        yield lambda rows: progress.advance(task, rows)
+
+
+def exit_code(error: Exception) -> int:
+    """2 for what was typed, 3 for what the files or the model hold, 1 for a fault of the program."""
+    if isinstance(error, UsageError | FileExistsError | FileNotFoundError):
+        return 2
+    return 3 if isinstance(error, ValueError | TypeError | OSError) else 1
+
+
+def print_error(error: Exception) -> None:
+    """One line on standard error."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if exit_code(error) == 1:
+        text = f"{type(error).__name__}: {text} (--debug shows where)"
+    print(f"anomgen: {text}", file=sys.stderr)
+
+
+def check_free(path: Path, overwrite: bool) -> None:
+    """Refuse to work for a place that is taken before the work is done."""
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} exists; name another place, or pass --overwrite")

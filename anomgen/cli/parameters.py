@@ -1,0 +1,53 @@
+"""Detector parameters written as text: ``hidden=64,64``."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable
+from dataclasses import fields
+from difflib import get_close_matches
+from typing import Any
+
+NOT_SETTABLE = ("callbacks", "verbose", "warm_start")
+
+
+class UsageError(ValueError):
+    """Something typed that cannot be meant."""
+
+
+def parse_parameters(detector: type[Any], assignments: Iterable[str]) -> dict[str, Any]:
+    """Parameters of a detector class from ``name=value`` texts.
+
+    A value is a Python literal where it reads as one, else text; a parameter that holds a sequence takes its items
+    separated by commas.
+
+    Raises
+    ------
+    UsageError
+        For a text without ``=``, and for an unknown name, with the closest known ones.
+    """
+    defaults = {field.name: field.default for field in fields(detector) if field.name not in NOT_SETTABLE}
+    parsed: dict[str, Any] = {}
+    for assignment in assignments:
+        name, equals, text = (part.strip() for part in assignment.partition("="))
+        if not equals:
+            raise UsageError(f"--set {assignment}: write it as name=value, such as hidden=64,64")
+        name = name.replace("-", "_")
+        if name not in defaults:
+            close = get_close_matches(name, defaults, n=3) or sorted(defaults)
+            raise UsageError(f"{detector.__name__} has no parameter {name!r}; did you mean {', '.join(close)}?")
+        parsed[name] = _value(text, isinstance(defaults[name], tuple))
+    return parsed
+
+
+def _value(text: str, sequence: bool) -> Any:
+    if sequence and text[:1] not in ("(", "["):
+        return tuple(_literal(part.strip()) for part in text.split(",") if part.strip())
+    return _literal(text)
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
