@@ -11,9 +11,9 @@ from __future__ import annotations
 import io
 import os
 import sys
-import time
 from contextlib import redirect_stderr
 from pathlib import Path
+from typing import Annotated
 
 import cyclopts
 import mlflow
@@ -30,7 +30,7 @@ def main(
     model: str = "flow",
     out: Path = Path("out/demo"),
     data: Path | None = None,
-    normal: list[int] | None = None,
+    normal: Annotated[list[int] | None, cyclopts.Parameter(negative="")] = None,
     seed: int = 0,
 ) -> None:
     """Fit, track, register, score.
@@ -54,11 +54,10 @@ def main(
     dataset = dataset.one_class(normal) if normal else dataset
     X_train, X_test, y_test = dataset.split(seed)
     held_out = write_held_out(X_test, y_test, out)
-    print(
-        f"{dataset.card.title}: {len(X_train):,} normal rows to learn from, {len(X_test):,} rows to judge", flush=True
-    )
+    rows = f"{len(X_train):,} normal rows to learn from, {len(X_test):,} rows to judge"
+    print(f"{dataset.card.title}: {rows}", flush=True)
 
-    name, begun = f"{card}-{model}", time.perf_counter()
+    name = f"{card}-{model}"
     with redirect_stderr(io.StringIO()):  # MLflow tells of every table that it makes in a new store
         mlflow.set_experiment(card)
     with mlflow.start_run(run_name=name) as run:
@@ -71,26 +70,20 @@ def main(
         quality = batch.evaluate(out / "scores", "label")
         mlflow.log_metrics({**quality, "flagged": summary.flagged, "scored_rows_per_s": summary.rows_per_s})
 
-    store, programs = relative(mlflow.get_tracking_uri()), os.path.relpath(Path(sys.executable).parent)
+    programs = os.path.relpath(Path(sys.executable).parent)
     print(f"""
 AUROC     {quality["auroc"]:.4f}
 AUPRC     {quality["auprc"]:.4f} ({np.mean(y_test):.4f} by chance)
 flagged   {summary.flagged:,} of {summary.rows:,} rows: those that score below {summary.threshold:.5g} nats
 scores    {out / "scores" / summary.files[0].output}
 model     {out / "model"}, registered as models:/{name}@champion
-run       {run.info.run_id} in {store}
-time      {time.perf_counter() - begun:.1f} s, of which {detector.history_[-1]["seconds"]:.1f} s for {detector.n_epochs_} epochs
+run       {run.info.run_id} in experiment {card}
+trained   {detector.n_epochs_} epochs in {detector.history_[-1]["seconds"]:.1f} s
 
 The MLflow page, at http://127.0.0.1:5000:
-  {programs}/mlflow ui --backend-store-uri {store}
+  {programs}/mlflow ui --backend-store-uri {mlflow.get_tracking_uri()}
 More rows to score:
   {programs}/anomgen score {out / "model"} FILE --out FOLDER""")
-
-
-def relative(uri: str) -> str:
-    """An address that is a file below the current folder, said shorter."""
-    scheme, _, path = uri.partition("sqlite:///")
-    return uri if scheme or not path else f"sqlite:///{os.path.relpath(path)}"
 
 
 def write_held_out(X: pd.DataFrame | np.ndarray, y: np.ndarray, out: Path) -> Path:
