@@ -11,6 +11,8 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+# Without it scikit-learn skips its check of array API input.
+os.environ["SCIPY_ARRAY_API"] = "1"
 
 import hypothesis
 import numpy as np
