@@ -106,9 +106,7 @@ def summary(results: pd.DataFrame) -> pd.DataFrame:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--data", type=Path, required=True, help="folder that holds adbench/NAME.npz; the cards say more"
-    )
+    parser.add_argument("--data", type=Path, required=True, help="folder that holds adbench/NAME.npz")
     parser.add_argument("--models", nargs="+", default=families.names(), help="our detectors; none: the peers alone")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--max-rows", type=int, default=10_000, help="rows of a table before the split, 0 for all")
