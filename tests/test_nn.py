@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import warnings
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -11,9 +12,9 @@ import zuko
 from torch import Tensor
 
 from anomgen import runtime
-from anomgen.nn import MLP, MaskedMLP, inverse_spline, softclip, spline
+from anomgen.nn import MLP, MaskedMLP, affine, inverse_affine, inverse_spline, pointwise, softclip, spline
 
-spline_module = importlib.import_module("anomgen.nn.spline")
+affine_module = importlib.import_module("anomgen.nn.affine")
 
 
 def knots(bins: int, *shape: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -87,7 +88,7 @@ def test_spline_in_pieces_equals_the_whole(monkeypatch: pytest.MonkeyPatch) -> N
     x, parameters = knots(5, 3, 64)
     whole = spline(x, parameters)
     gradient = torch.autograd.grad((whole[0] * whole[1]).sum(), (x, parameters))
-    monkeypatch.setattr(spline_module, "PIECE", 37)
+    monkeypatch.setattr(pointwise, "PIECE", 37)
     pieces = spline(x, parameters)
     torch.testing.assert_close(pieces, whole)
     torch.testing.assert_close(torch.autograd.grad((pieces[0] * pieces[1]).sum(), (x, parameters)), gradient)
@@ -100,18 +101,21 @@ def test_spline_takes_parameters_of_lower_precision() -> None:
 
 
 @pytest.mark.slow
-def test_compiled_spline_equals_eager() -> None:
+@pytest.mark.parametrize("elementwise", [spline, affine], ids=["spline", "affine"])
+def test_compiled_maps_equal_eager(elementwise: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> None:
     for shape in ((5, 64), (3, 100)):
-        x, parameters = (t.detach().float().requires_grad_() for t in knots(8, *shape))
+        x, parameters = (
+            (t.detach() / 2).float().requires_grad_() for t in knots(8 if elementwise is spline else 1, *shape)
+        )
         results = []
         for requested in (False, True):
             with runtime.compiling(requested), warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)
-                y, log_derivative = spline(x, parameters)
+                y, log_derivative = elementwise(x, parameters)
                 gradients = torch.autograd.grad((y * log_derivative).sum(), (x, parameters))
                 with torch.inference_mode():
-                    results.append((y, log_derivative, *gradients, *spline(x.detach(), parameters.detach())))
-        torch.testing.assert_close(results[1], results[0], rtol=1e-5, atol=1e-5)
+                    results.append((y, log_derivative, *gradients, *elementwise(x.detach(), parameters.detach())))
+        torch.testing.assert_close(results[1], results[0], rtol=1e-5, atol=1e-4)
 
 
 def test_without_a_compiler_splines_warn_once_and_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +124,8 @@ def test_without_a_compiler_splines_warn_once_and_run(monkeypatch: pytest.Monkey
     def broken(*_: Tensor) -> tuple[Tensor, Tensor]:
         raise TorchDynamoException("no working C++ compiler")
 
-    monkeypatch.setattr(spline_module, "_compiled", {})
+    monkeypatch.setattr(pointwise, "_compiled", {})
+    monkeypatch.setattr(pointwise, "_no_compiler", False)
     monkeypatch.setattr(torch, "compile", lambda *_, **__: broken)
     x, parameters = knots(4, 2, 6)
     with runtime.compiling(True):
@@ -129,6 +134,17 @@ def test_without_a_compiler_splines_warn_once_and_run(monkeypatch: pytest.Monkey
         second = spline(x, parameters)
     torch.testing.assert_close(first, spline(x, parameters))
     torch.testing.assert_close(second, first)
+
+
+def test_affine_equals_zuko_inverts_and_is_differentiated_rightly() -> None:
+    x, parameters = knots(1, 4, 30)
+    parameters = torch.cat([parameters[:1], 3 * parameters[1:]]).detach().requires_grad_()
+    expected = zuko.transforms.MonotonicAffineTransform(*parameters).call_and_ladj(x)
+    found = affine(x, parameters)
+    torch.testing.assert_close(found, expected)
+    back, log_derivative = inverse_affine(found[0], parameters)
+    torch.testing.assert_close((back, -log_derivative), (x, found[1]))
+    assert torch.autograd.gradcheck(affine_module._affine, (x, parameters))
 
 
 def test_softclip_is_bounded_odd_and_of_slope_one() -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from numbers import Integral
 
 import torch
@@ -12,12 +13,11 @@ from torch import Tensor, nn
 
 from anomgen.detector import Detector
 from anomgen.generative import GenerativeModel, Space
-from anomgen.nn import MLP, MaskedMLP, inverse_spline, softclip, spline
+from anomgen.nn import LOG_RANGE, MLP, MaskedMLP, affine, inverse_affine, inverse_spline, softclip, spline
 
 COUPLINGS = ("additive", "affine", "spline", "autoregressive")
 UNIVARIATES = ("affine", "spline")
 BASES = ("normal", "mixture")
-LOG_SCALE = math.log(1e3)
 
 
 class Flow(GenerativeModel):
@@ -69,7 +69,11 @@ class Flow(GenerativeModel):
         _check_counts(least=2, bins=bins)
         _check_widths(hidden)
         kind = univariate if coupling == "autoregressive" else coupling
-        bijection = {"additive": _Shift(), "affine": _Affine(), "spline": _Spline(bins)}[kind]
+        bijection = {
+            "additive": _Bijection(1, _shift, _shift_back),
+            "affine": _Bijection(2, affine, inverse_affine),
+            "spline": _Bijection(3 * bins - 1, spline, inverse_spline),
+        }[kind]
         maps: list[_Map]
         if coupling == "autoregressive":
             maps = [_Autoregressive(dim, hidden, bijection) for _ in range(transforms)]
@@ -149,15 +153,21 @@ class _Coupling(_Permuted):
 
     def forward(self, x: Tensor, log_det: Tensor) -> tuple[Tensor, Tensor]:
         halves = list(self.permute(x).split(self.sizes))
-        for side, network in enumerate(self.networks):
-            halves[side], log_det = self.bijection.forward(halves[side], log_det, network(halves[1 - side]))
+        for side in range(len(self.networks)):
+            halves[side], terms = self.bijection.forward(halves[side], self.parameters_of(side, halves))
+            log_det = _add(log_det, terms)
         return torch.cat(halves), log_det
 
     def inverse(self, y: Tensor, log_det: Tensor) -> tuple[Tensor, Tensor]:
         halves = list(y.split(self.sizes))
-        for side, network in reversed(list(enumerate(self.networks))):
-            halves[side], log_det = self.bijection.inverse(halves[side], log_det, network(halves[1 - side]))
+        for side in reversed(range(len(self.networks))):
+            halves[side], terms = self.bijection.inverse(halves[side], self.parameters_of(side, halves))
+            log_det = _add(log_det, terms)
         return self.restore(torch.cat(halves)), log_det
+
+    def parameters_of(self, side: int, halves: list[Tensor]) -> Tensor:
+        y: Tensor = self.networks[side](halves[1 - side])
+        return y.view(self.bijection.multiplier, *halves[side].shape)
 
 
 class _Autoregressive(_Permuted):
@@ -170,15 +180,20 @@ class _Autoregressive(_Permuted):
 
     def forward(self, x: Tensor, log_det: Tensor) -> tuple[Tensor, Tensor]:
         x = self.permute(x)
-        return self.bijection.forward(x, log_det, self.network(x))
+        y, terms = self.bijection.forward(x, self.parameters_at(x))
+        return y, _add(log_det, terms)
 
     def inverse(self, y: Tensor, log_det: Tensor) -> tuple[Tensor, Tensor]:
         x = torch.zeros_like(y)
         for i in range(len(y)):
-            parameters = self.network(x).view(-1, *y.shape)[:, i]
-            row, log_det = self.bijection.inverse(y[i : i + 1], log_det, parameters)
+            row, terms = self.bijection.inverse(y[i : i + 1], self.parameters_at(x)[:, i : i + 1])
+            log_det = _add(log_det, terms)
             x = torch.cat([x[:i], row, x[i + 1 :]])
         return self.restore(x), log_det
+
+    def parameters_at(self, x: Tensor) -> Tensor:
+        y: Tensor = self.network(x)
+        return y.view(self.bijection.multiplier, *x.shape)
 
 
 class _Scale(_Map):
@@ -195,55 +210,28 @@ class _Scale(_Map):
         return y * self.log_scale.neg().exp(), log_det - self.log_scale.sum()
 
 
-class _Bijection(ABC):
-    """An invertible map of each coordinate given `multiplier` parameters, one block ``(d, n)`` after another."""
+Elementwise = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]
+
+
+@dataclass(frozen=True)
+class _Bijection:
+    """An elementwise map given parameters of shape ``(multiplier, d, n)``: values, and log-derivatives unless zero."""
 
     multiplier: int
-
-    @abstractmethod
-    def forward(self, x: Tensor, log_det: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]: ...
-
-    @abstractmethod
-    def inverse(self, y: Tensor, log_det: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]: ...
+    forward: Elementwise
+    inverse: Elementwise
 
 
-class _Shift(_Bijection):
-    multiplier = 1
-
-    def forward(self, x: Tensor, log_det: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        return x + parameters, log_det
-
-    def inverse(self, y: Tensor, log_det: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        return y - parameters, log_det
+def _shift(x: Tensor, parameters: Tensor) -> tuple[Tensor, None]:
+    return x + parameters[0], None
 
 
-class _Affine(_Bijection):
-    multiplier = 2
-
-    def forward(self, x: Tensor, log_det: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        shift, log_scale = _halves(parameters.to(x.dtype), len(x))
-        return torch.addcmul(shift, x, log_scale.exp()), log_det + log_scale.sum(0)
-
-    def inverse(self, y: Tensor, log_det: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        shift, log_scale = _halves(parameters.to(y.dtype), len(y))
-        return (y - shift) * log_scale.neg().exp(), log_det - log_scale.sum(0)
+def _shift_back(y: Tensor, parameters: Tensor) -> tuple[Tensor, None]:
+    return y - parameters[0], None
 
 
-def _halves(parameters: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    return parameters[:dim], softclip(parameters[dim:], LOG_SCALE)
-
-
-class _Spline(_Bijection):
-    def __init__(self, bins: int) -> None:
-        self.multiplier = 3 * bins - 1
-
-    def forward(self, x: Tensor, log_det: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        y, log_derivative = spline(x, parameters.view(self.multiplier, *x.shape))
-        return y, log_det + log_derivative.sum(0)
-
-    def inverse(self, y: Tensor, log_det: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        x, log_derivative = inverse_spline(y, parameters.reshape(self.multiplier, *y.shape))
-        return x, log_det + log_derivative.sum(0)
+def _add(log_det: Tensor, terms: Tensor | None) -> Tensor:
+    return log_det if terms is None else log_det + terms.sum(0)
 
 
 class _Normal(nn.Module):
@@ -272,14 +260,14 @@ class _Mixture(nn.Module):
         self.log_scales = nn.Parameter(torch.zeros(components, dim))
 
     def log_prob(self, x: Tensor) -> Tensor:
-        log_scales = softclip(self.log_scales, LOG_SCALE)
+        log_scales = softclip(self.log_scales, LOG_RANGE)
         standard = (x - self.means[..., None]) * log_scales.neg().exp()[..., None]
         constant = self.logits.log_softmax(0) - log_scales.sum(1) - 0.5 * math.log(2 * math.pi) * len(x)
         return torch.logsumexp(standard.square().sum(1) * -0.5 + constant[:, None], 0)
 
     def sample(self, n: int) -> Tensor:
         chosen = torch.multinomial(self.logits.softmax(0), n, replacement=True)
-        scales = softclip(self.log_scales, LOG_SCALE).exp()[chosen]
+        scales = softclip(self.log_scales, LOG_RANGE).exp()[chosen]
         return (self.means[chosen] + scales * torch.randn_like(scales)).t()
 
 

@@ -7,27 +7,17 @@ once compiled.
 
 from __future__ import annotations
 
-import math
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import accumulate, pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from anomgen import runtime
+from anomgen.nn.affine import LOG_RANGE, clip_slope, softclip
+from anomgen.nn.pointwise import Pointwise
 
 BOUND = 5.0
-LOG_RANGE = math.log(1e3)
-PIECE = 32_768
-"""Elements a thread transforms at a time on a CPU."""
-
-
-def softclip(x: Tensor, bound: float) -> Tensor:
-    r"""Squash to ``(-bound, bound)`` with slope one at zero: :math:`x / (1 + |x| / b)`."""
-    return x / (x.abs() * (1 / bound) + 1)
 
 
 def spline(x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
@@ -62,11 +52,7 @@ def spline(x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
     >>> y
     tensor([-7.0000,  0.5000])
     """
-    parameters = parameters.to(x.dtype)
-    if torch.is_grad_enabled() and (x.requires_grad or parameters.requires_grad):
-        result: tuple[Tensor, Tensor] = _Spline.apply(x, parameters)  # type: ignore[no-untyped-call]
-        return result
-    return _run(_forward, x, parameters)
+    return _spline(x, parameters.to(x.dtype))
 
 
 def inverse_spline(y: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
@@ -204,8 +190,8 @@ def _backward(x: Tensor, parameters: Tensor, grad_y: Tensor, grad_log: Tensor) -
     bins = len(k.chosen)
     grad_parameters = torch.stack(
         [
-            *(g * slope for g, slope in zip(shares, _clip_slope(parameters[: 2 * bins], LOG_RANGE / 2), strict=True)),
-            *(g * slope for g, slope in zip(derivatives, _clip_slope(parameters[2 * bins :], LOG_RANGE), strict=True)),
+            *(g * slope for g, slope in zip(shares, clip_slope(parameters[: 2 * bins], LOG_RANGE / 2), strict=True)),
+            *(g * slope for g, slope in zip(derivatives, clip_slope(parameters[2 * bins :], LOG_RANGE), strict=True)),
         ]
     )
     return grad_y * (1 - inside) - to_a * (1 / (2 * BOUND)), grad_parameters
@@ -221,59 +207,4 @@ def _through_shares(
     return [g * size for g, size in zip(centred, sizes, strict=True)]
 
 
-def _clip_slope(x: Tensor, bound: float) -> Sequence[Tensor]:
-    return (x.abs() * (1 / bound) + 1).square().reciprocal().unbind(0)
-
-
-class _Spline(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(x, parameters)
-        return _run(_forward, x, parameters)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_y: Tensor, grad_log: Tensor) -> tuple[Tensor, Tensor]:
-        return _run(_backward, *ctx.saved_tensors, grad_y, grad_log)
-
-
-Kernel = Callable[..., tuple[Tensor, Tensor]]
-
-_compiled: dict[Kernel, Kernel] = {}
-
-
-def _run(kernel: Kernel, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-    if runtime.compile_requested():
-        return _run_compiled(kernel, *tensors)
-    if tensors[0].device.type == "cpu" and tensors[0].numel() > PIECE * torch.get_num_threads():
-        return _run_in_pieces(kernel, *tensors)
-    return kernel(*tensors)
-
-
-def _run_in_pieces(kernel: Kernel, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-    """Keep the hundred temporaries of a kernel in the processor's cache."""
-    shape = tensors[0].shape
-    flat = [t.reshape(*t.shape[: t.dim() - len(shape)], -1) for t in tensors]
-    pieces = zip(*(t.split(PIECE * torch.get_num_threads(), dim=-1) for t in flat), strict=True)
-    first, second = zip(*(kernel(*piece) for piece in pieces), strict=True)
-    return torch.cat(first, -1).view(shape), torch.cat(second, -1).unflatten(-1, shape)
-
-
-def _run_compiled(kernel: Kernel, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-    from torch._dynamo.exc import TorchDynamoException
-
-    if kernel not in _compiled:
-        _compiled[kernel] = torch.compile(kernel, dynamic=True)
-    try:
-        return _compiled[kernel](*tensors)
-    except TorchDynamoException as error:
-        # One failure settles it for the process: every later call goes the uncompiled way without asking again.
-        _compiled.update({_forward: _forward, _backward: _backward})
-        reason = str(error).splitlines()[0]
-        warnings.warn(
-            f"compile=True has no effect here, splines run uncompiled: {reason} "
-            "To compile on a CPU, install a C++ compiler (Debian or Ubuntu: apt install g++) and restart Python.",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-        return kernel(*tensors)
+_spline = Pointwise(_forward, _backward)
