@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from anomgen.batch.rows import Inputs, is_normal, write_whole
 from anomgen.batch.schema import open_checked, to_score
-from anomgen.data import Source, open_source, read_label
+from anomgen.data import Source, read_label
+from anomgen.data.sources import find_files
 from anomgen.detector import Detector
 from anomgen.families import load
 
@@ -127,7 +128,7 @@ def score_files(
     taken = [name for name in keep if name in RESULTS]
     if taken:
         raise ValueError(f"keep={list(keep)}: {taken[0]!r} is a column of the output already; rename it in the input")
-    sources = [open_checked(detector, path, keep, chunk_rows) for path in open_source(inputs).files]
+    sources = [open_checked(detector, path, keep, chunk_rows) for path in find_files(inputs)]
     folder = _empty_folder(Path(out), overwrite)
     tally, files, began = _Tally(), [], time.perf_counter()
     for source, output in zip(sources, _outputs(sources), strict=True):

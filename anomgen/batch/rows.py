@@ -56,9 +56,9 @@ def read_training_rows(path: Inputs, label: str | None = None, normal: Any = Non
 def is_normal(labels: Any, normal: Any) -> NDArray[np.bool_]:
     """Which labels equal `normal`, as text or as numbers: ``"0"`` equals ``0``, ``0.0`` and ``False``."""
     texts = pd.Series(labels).astype(object).map(_text)
-    numbers = pd.to_numeric(texts, errors="coerce")
-    number = pd.to_numeric(_text(normal), errors="coerce")
-    return np.asarray((texts == _text(normal)) | (numbers == number), dtype=bool)
+    wanted = {"true": "1", "false": "0"}.get(_text(normal).lower(), _text(normal))
+    number = pd.to_numeric(wanted, errors="coerce")
+    return np.asarray((texts == _text(normal)) | (pd.to_numeric(texts, errors="coerce") == number), dtype=bool)
 
 
 def _text(value: Any) -> str:

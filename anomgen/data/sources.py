@@ -139,7 +139,7 @@ def open_source(
     """
     if chunk_rows < 1:
         raise ValueError(f"chunk_rows={chunk_rows} must be at least 1")
-    files = tuple(_files(path))
+    files = tuple(find_files(path))
     arrays = [file.name.endswith(".npz") for file in files]
     if all(arrays):
         shapes = [_shape(file) for file in files]
@@ -164,7 +164,7 @@ def read_table(path: Paths, columns: Columns = None, types: Mapping[str, str] | 
 
 def read_label(path: Paths, label: str) -> Array:
     """The labels of the rows :func:`read_table` reads: a column, or an array of an npz file, of the name `label`."""
-    files = _files(path)
+    files = find_files(path)
     if not files[0].name.endswith(".npz"):
         return np.asarray(open_source(path, [label]).read()[label].to_numpy())
     parts = []
@@ -176,9 +176,18 @@ def read_label(path: Paths, label: str) -> Array:
     return np.concatenate(parts)
 
 
-def _files(path: Paths) -> list[Path]:
+def find_files(path: Paths) -> list[Path]:
+    """The files that a path, a folder, a pattern or a sequence of them stands for, in the order they are read.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none.
+    ValueError
+        If a file is of an unknown kind.
+    """
     if not isinstance(path, str | Path):
-        return [file for one in path for file in _files(one)]
+        return [file for one in path for file in find_files(one)]
     place = Path(path)
     if place.is_dir():
         below = sorted(file for file in place.rglob("*") if file.name.endswith(SUFFIXES) and file.is_file())
@@ -193,7 +202,7 @@ def _files(path: Paths) -> list[Path]:
     found = sorted(Path(place.anchor).glob(str(place.relative_to(place.anchor))))
     if not found:
         raise FileNotFoundError(f"there is no file {place}")
-    return [file for one in found for file in _files(one)]
+    return [file for one in found for file in find_files(one)]
 
 
 @contextmanager

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 FLAVOR = "anomgen"
 LOADER = "anomgen.tracking"
 """The module that MLflow imports to load a model. Logged models name it: it can never move."""
-REQUIREMENTS = ("anomgen", "mlflow", "numpy", "pandas", "scikit-learn", "scipy", "safetensors", "torch")
-"""Packages whose installed versions a logged model asks for."""
+REQUIREMENTS = ("anomgen", "numpy", "pandas", "scikit-learn", "scipy", "safetensors", "torch")
+"""Packages whose installed versions a logged model asks for, besides MLflow's own."""
 
 
 def log_model(

@@ -1,0 +1,421 @@
+"""Runs, models and autologging in MLflow."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import anomgen
+from anomgen import FlowDetector, tracking
+from anomgen.generative import GenerativeModel, Space
+from anomgen.train import default_callbacks
+
+pytestmark = pytest.mark.filterwarnings("ignore:training interrupted")
+
+
+def tiny(**options: Any) -> FlowDetector:
+    return FlowDetector(**{"max_epochs": 2, "transforms": 2, "hidden": (8,), "random_state": 0, **options})
+
+
+def all_runs() -> list[Any]:
+    return mlflow.search_runs(search_all_experiments=True, output_format="list")
+
+
+@pytest.fixture
+def quiet_autolog() -> Iterator[None]:
+    yield
+    anomgen.autolog(disable=True)
+
+
+class Diverging(GenerativeModel):
+    """A model whose loss is never finite."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1))
+
+    def log_prob(self, z: torch.Tensor) -> torch.Tensor:
+        return z.sum(1) * self.weight * float("nan")
+
+    def sample(self, n: int) -> torch.Tensor:
+        return torch.zeros(n, 3)
+
+
+class DivergingDetector(anomgen.Detector):
+    def build(self, space: Space) -> GenerativeModel:
+        return Diverging()
+
+
+class Interrupt(anomgen.Callback):
+    """Stops a fit the hard way, once the detector is trained or in the middle."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def on_fit_end(self, run: Any) -> None:
+        raise self.error
+
+
+# ---------------------------------------------------------------------- runs
+
+
+def test_a_plain_fit_writes_nothing(numbers: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny().fit(numbers)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_fit_is_a_run(tracking_uri: str, numbers: np.ndarray) -> None:
+    callback = tracking.MLflowCallback(experiment="tables", run_name="first", tags={"team": "blue"})
+    detector = tiny(max_epochs=4, callbacks=(callback,)).fit(numbers)
+    run = mlflow.get_run(callback.run_id)
+    assert mlflow.active_run() is None
+    assert (run.info.status, run.info.run_name) == ("FINISHED", "first")
+    assert mlflow.get_experiment_by_name("tables").experiment_id == run.info.experiment_id
+    assert run.data.params["hidden"] == "(8,)"
+    assert run.data.params["fit.rows"] == "360"
+    assert run.data.params["fit.device"] == "cpu"
+    assert not {"callbacks", "verbose"} & set(run.data.params)
+    assert run.data.tags["anomgen.class"] == "FlowDetector"
+    assert run.data.tags["anomgen.data_sha256"] == detector.data_digest_
+    assert run.data.tags["version.torch"] == torch.__version__
+    assert run.data.tags["anomgen.stopped_because"] == "schedule"
+    assert run.data.tags["team"] == "blue"
+    assert run.data.metrics["offset"] == detector.offset_
+    assert run.data.metrics["best_epoch"] == detector.best_epoch_
+    client = mlflow.MlflowClient()
+    for name in ("train_nats", "held_out_nats", "learning_rate", "rows_per_s"):
+        logged = client.get_metric_history(callback.run_id, name)
+        assert [point.step for point in logged] == [entry["epoch"] for entry in detector.history_]
+        assert [point.value for point in logged] == pytest.approx([entry[name] for entry in detector.history_])
+
+
+def test_metrics_travel_in_batches(tracking_uri: str, numbers: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[int] = []
+    log_batch = mlflow.MlflowClient.log_batch
+
+    def counting(self: Any, run_id: str, metrics: Any = (), **rest: Any) -> Any:
+        sent.append(len(metrics))
+        return log_batch(self, run_id, metrics=metrics, **rest)
+
+    monkeypatch.setattr(mlflow.MlflowClient, "log_batch", counting)
+    detector = tiny(max_epochs=20, patience=1.0, validation_fraction=0.2)
+    detector.set_params(callbacks=(tracking.MLflowCallback(),)).fit(numbers)
+    assert sent == [0, 4 * len(detector.history_), 2], "parameters; nats, rates and speed of all epochs; what came out"
+    monkeypatch.setattr(tracking.runs, "FLUSH_SECONDS", 0.0)
+    sent.clear()
+    detector.fit(numbers)
+    assert sent == [0, *[4] * len(detector.history_), 2]
+
+
+def test_more_metrics_than_one_call_takes(
+    tracking_uri: str, numbers: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracking.runs, "BATCH_LIMIT", 7)
+    callback = tracking.MLflowCallback()
+    detector = tiny(max_epochs=6, callbacks=(callback,)).fit(numbers)
+    logged = mlflow.MlflowClient().get_metric_history(callback.run_id, "rows_per_s")
+    assert len(logged) == len(detector.history_)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(RuntimeError("full disk"), "FAILED"), (KeyboardInterrupt(), "KILLED")],
+    ids=["error", "ctrl-c"],
+)
+def test_an_interrupted_fit_ends_its_run(
+    tracking_uri: str, numbers: np.ndarray, error: BaseException, status: str
+) -> None:
+    callback = tracking.MLflowCallback()
+    with pytest.raises(type(error)):
+        tiny(callbacks=(Interrupt(error), callback)).fit(numbers)
+    run = mlflow.get_run(callback.run_id)
+    assert run.info.status == status
+    assert type(error).__name__ in run.data.tags["anomgen.error"]
+    assert run.data.metrics["train_nats"] < 0
+    assert mlflow.active_run() is None
+
+
+@pytest.mark.filterwarnings("ignore:the training loss was not finite")
+def test_a_diverging_fit_is_a_failed_run(tracking_uri: str, numbers: np.ndarray) -> None:
+    callback = tracking.MLflowCallback()
+    with pytest.raises(FloatingPointError):
+        DivergingDetector(max_epochs=5, random_state=0, callbacks=(callback,)).fit(numbers)
+    assert mlflow.get_run(callback.run_id).info.status == "FAILED"
+    assert mlflow.active_run() is None
+
+
+def test_a_fit_inside_a_run_is_logged_into_it(tracking_uri: str, numbers: np.ndarray) -> None:
+    callback = tracking.MLflowCallback()
+    with mlflow.start_run() as outer:
+        tiny(callbacks=(callback,)).fit(numbers)
+        assert callback.run_id == outer.info.run_id
+        assert mlflow.active_run().info.run_id == outer.info.run_id
+        tiny(transforms=3, callbacks=(callback,)).fit(numbers)
+        nested = mlflow.get_run(callback.run_id)
+        assert nested.data.tags["mlflow.parentRunId"] == outer.info.run_id
+        assert nested.data.params["transforms"] == "3"
+        assert mlflow.active_run().info.run_id == outer.info.run_id
+    assert mlflow.get_run(outer.info.run_id).data.params["transforms"] == "2"
+    assert [run.info.status for run in all_runs()] == ["FINISHED"] * 2
+
+
+def test_a_failure_inside_a_run_is_the_callers(tracking_uri: str, numbers: np.ndarray) -> None:
+    with mlflow.start_run():
+        with pytest.raises(RuntimeError):
+            tiny(callbacks=(Interrupt(RuntimeError()), tracking.MLflowCallback())).fit(numbers)
+        assert mlflow.active_run() is not None
+    assert [run.info.status for run in all_runs()] == ["FINISHED"]
+
+
+def test_pieces_go_to_one_run(tracking_uri: str, numbers: np.ndarray) -> None:
+    callback = tracking.MLflowCallback(log_model=True)
+    detector = tiny(callbacks=(callback,))
+    for piece in np.split(np.tile(numbers, (3, 1)), 3):
+        detector.partial_fit(piece)
+    assert len(all_runs()) == 1
+    logged = mlflow.MlflowClient().get_metric_history(callback.run_id, "rows_per_s")
+    assert [point.step for point in logged] == sorted({point.step for point in logged})
+    assert len(logged) == len(detector.history_) > len({entry["epoch"] for entry in detector.history_})
+    assert mlflow.get_run(callback.run_id).info.status == "FINISHED"
+    assert not mlflow.search_logged_models(output_format="list")
+    detector.fit(numbers)
+    assert len(all_runs()) == 2
+
+
+def test_another_store_for_the_time_of_a_fit(
+    tracking_uri: str, template_db: Path, tmp_path: Path, numbers: np.ndarray
+) -> None:
+    other = tmp_path / "other.db"
+    other.write_bytes(template_db.read_bytes())
+    callback = tracking.MLflowCallback(f"sqlite:///{other}")
+    tiny(callbacks=(callback,)).fit(numbers)
+    assert mlflow.get_tracking_uri() == tracking_uri
+    assert all_runs() == []
+    assert callback.store == f"sqlite:///{other}"
+    assert mlflow.MlflowClient(callback.store).get_run(callback.run_id).info.status == "FINISHED"
+
+
+def test_an_unusable_store_is_told_before_training(tracking_uri: str, numbers: np.ndarray) -> None:
+    trained: list[int] = []
+
+    class Counter(anomgen.Callback):
+        def on_epoch_end(self, run: Any) -> None:
+            trained.append(1)
+
+    with pytest.raises(Exception, match="nonsense"):
+        tiny(callbacks=(Counter(), tracking.MLflowCallback("nonsense://here"))).fit(numbers)
+    assert trained == []
+    assert mlflow.get_tracking_uri() == tracking_uri
+
+
+def test_a_callback_can_be_copied(tracking_uri: str, numbers: np.ndarray) -> None:
+    from sklearn.model_selection import cross_val_score
+
+    callback = tracking.MLflowCallback(run_name="fold")
+    assert pickle.loads(pickle.dumps(callback)).run_name == copy.deepcopy(callback).run_name == "fold"
+    cross_val_score(tiny(callbacks=(callback,)), numbers, cv=2)
+    assert [run.info.run_name for run in all_runs()] == ["fold", "fold"]
+
+
+# ---------------------------------------------------------------------- autologging
+
+
+def test_autolog_logs_every_fit_with_its_model(tracking_uri: str, numbers: np.ndarray, quiet_autolog: None) -> None:
+    anomgen.autolog(registered_model_name="det")
+    anomgen.autolog(registered_model_name="det")
+    detector = tiny().fit(numbers)
+    assert len(all_runs()) == 1
+    scores = tracking.load_model("models:/det/1").score_samples(numbers)
+    assert np.array_equal(scores, detector.score_samples(numbers))
+    assert detector.callbacks == ()
+    anomgen.autolog(disable=True)
+    tiny().fit(numbers)
+    assert len(all_runs()) == 1
+    assert default_callbacks == []
+
+
+@pytest.mark.filterwarnings("ignore:the training loss was not finite")
+def test_autolog_marks_failures(tracking_uri: str, numbers: np.ndarray, quiet_autolog: None) -> None:
+    anomgen.autolog(log_models=False)
+    with pytest.raises(FloatingPointError):
+        DivergingDetector(max_epochs=5, random_state=0).fit(numbers)
+    tiny().fit(numbers)
+    assert sorted(run.info.status for run in all_runs()) == ["FAILED", "FINISHED"]
+    assert not mlflow.search_logged_models(output_format="list")
+
+
+def test_autolog_leaves_a_callback_alone(tracking_uri: str, numbers: np.ndarray, quiet_autolog: None) -> None:
+    anomgen.autolog()
+    tiny(callbacks=(tracking.MLflowCallback(run_name="mine"),)).fit(numbers)
+    assert [run.info.run_name for run in all_runs()] == ["mine"]
+
+
+# ---------------------------------------------------------------------- models
+
+
+@pytest.fixture
+def no_pickle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither MLflow nor anything below it may unpickle."""
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    for name in ("load", "loads", "Unpickler"):
+        monkeypatch.setattr(pickle, name, None)
+
+
+def test_a_model_by_alias(tracking_uri: str, numbers: np.ndarray, no_pickle: None, tmp_path: Path) -> None:
+    detector = tiny(contamination=0.2).fit(numbers)
+    info = tracking.log_model(detector, registered_model_name="det", alias="champion", metadata={"shop": "Ghent"})
+    assert info.metadata["shop"] == "Ghent"
+    for uri in ("models:/det@champion", "models:/det/1", info.model_uri):
+        assert np.array_equal(tracking.load_model(uri).score_samples(numbers), detector.score_samples(numbers))
+    results = mlflow.pyfunc.load_model("models:/det@champion").predict(numbers)
+    assert np.array_equal(results["score"], detector.score_samples(numbers))
+    assert np.array_equal(results["is_anomaly"], detector.predict(numbers) == -1)
+    assert results["is_anomaly"].sum() == 80
+    tracking.log_model(tiny(transforms=3).fit(numbers), registered_model_name="det", alias="champion")
+    assert tracking.load_model("models:/det@champion").transforms == 3
+    stored = [path.suffix for path in tmp_path.rglob("mlruns/**/*") if path.is_file()]
+    assert ".safetensors" in stored
+    assert not {".pkl", ".pickle", ".joblib", ".skops", ".pt"} & set(stored)
+
+
+def test_a_model_of_a_run_is_linked_with_its_metrics(tracking_uri: str, numbers: np.ndarray) -> None:
+    callback = tracking.MLflowCallback(log_model=True, registered_model_name="det")
+    detector = tiny(callbacks=(callback,)).fit(numbers)
+    [logged] = mlflow.search_logged_models(output_format="list")
+    assert logged.source_run_id == callback.run_id
+    assert {metric.key: metric.value for metric in logged.metrics}["offset"] == detector.offset_
+    assert mlflow.MlflowClient().get_model_version("det", "1").run_id == callback.run_id
+
+
+def test_a_table_of_every_kind_of_column(tracking_uri: str, mixed: pd.DataFrame, no_pickle: None) -> None:
+    mixed["visits"] = mixed["visits"].astype("Int64")
+    mixed["note"] = np.where(mixed["member"], "yes", "no")
+    mixed["zoned"] = mixed["seen"].dt.tz_localize("Europe/Brussels")
+    detector = tiny(exclude=("note",)).fit(mixed)
+    model = mlflow.pyfunc.load_model(tracking.log_model(detector).model_uri)
+    types = {column.name: str(column.type) for column in model.metadata.signature.inputs}
+    assert types["length"] == "DataType.double"
+    assert types["note"] == "DataType.string"
+    assert types["seen"] == "DataType.datetime"
+    assert types["city"] == "Any"
+    assert [column.name for column in model.metadata.signature.outputs] == ["score", "is_anomaly"]
+    reordered = mixed[mixed.columns[::-1]]
+    assert np.array_equal(model.predict(reordered)["score"], detector.score_samples(mixed))
+    missing = mixed.assign(visits=mixed["visits"].mask(mixed.index == 0))
+    assert np.array_equal(model.predict(missing)["score"], detector.score_samples(missing))
+    with pytest.raises(mlflow.MlflowException, match="city"):
+        model.predict(mixed.drop(columns="city"))
+    with pytest.raises(ValueError, match=r"visits.*row 3.*many"):
+        model.predict(mixed.assign(visits=["1", "2", "3", "many", *["4"] * 296]))
+
+
+def test_columns_named_by_numbers(tracking_uri: str, numbers: np.ndarray) -> None:
+    frame = pd.DataFrame(numbers, columns=[3, 1, 2])
+    detector = tiny().fit(frame)
+    model = mlflow.pyfunc.load_model(tracking.log_model(detector).model_uri)
+    assert np.array_equal(model.predict(frame.rename(columns=str))["score"], detector.score_samples(frame))
+
+
+def test_a_local_model(numbers: np.ndarray, tmp_path: Path, no_pickle: None) -> None:
+    detector = tiny().fit(numbers)
+    tracking.save_model(detector, tmp_path / "model", input_example=np.array(numbers[:2]), pip_requirements=["anomgen"])
+    assert "anomgen" in (tmp_path / "model" / "requirements.txt").read_text().split()
+    assert (tmp_path / "model" / "input_example.json").is_file()
+    assert np.array_equal(
+        tracking.load_model(str(tmp_path / "model")).score_samples(numbers), detector.score_samples(numbers)
+    )
+
+
+def test_requirements_can_be_installed(numbers: np.ndarray, tmp_path: Path) -> None:
+    tracking.save_model(tiny().fit(numbers), tmp_path / "model")
+    asked = (tmp_path / "model" / "requirements.txt").read_text().split()
+    assert f"torch=={torch.__version__.split('+')[0]}" in asked
+    assert not any("+" in requirement for requirement in asked)
+
+
+def test_a_damaged_or_foreign_model(numbers: np.ndarray, tmp_path: Path) -> None:
+    tracking.save_model(tiny().fit(numbers), tmp_path / "model")
+    weights = tmp_path / "model" / "data" / "detector" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    with pytest.raises(anomgen.FormatError, match=r"model\.safetensors changed"):
+        tracking.load_model(str(tmp_path / "model"))
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "MLmodel").write_text("flavors:\n  sklearn:\n    pickled_model: model.pkl\n")
+    with pytest.raises(anomgen.FormatError, match="a model of sklearn"):
+        tracking.load_model(str(foreign))
+
+
+def test_an_alias_needs_a_name(numbers: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="registered_model_name"):
+        tracking.log_model(tiny(), alias="champion")
+
+
+@pytest.mark.slow
+def test_a_served_model_answers(mixed: pd.DataFrame, tmp_path: Path) -> None:
+    detector = tiny().fit(mixed)
+    tracking.save_model(detector, tmp_path / "model")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", str(tmp_path / "model"), "-p", str(port)]
+    with (tmp_path / "log").open("wb") as log:
+        server = subprocess.Popen(
+            [*command, "--env-manager", "local"],
+            stdout=log,
+            stderr=log,
+            cwd=tmp_path,
+            env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+            start_new_session=True,
+        )
+    try:
+        _wait_for(f"http://127.0.0.1:{port}/ping", server, tmp_path / "log")
+        split = json.loads(mixed[:5].to_json(orient="split", index=False, date_format="iso", date_unit="us"))
+        answer = _post(f"http://127.0.0.1:{port}/invocations", {"dataframe_split": split})["predictions"]
+        assert [row["score"] for row in answer] == pytest.approx(detector.score_samples(mixed[:5]).tolist())
+        assert [row["is_anomaly"] for row in answer] == (detector.predict(mixed[:5]) == -1).tolist()
+        short = {"columns": ["length"], "data": [[170.0]]}
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            _post(f"http://127.0.0.1:{port}/invocations", {"dataframe_split": short})
+        assert "missing inputs" in refused.value.read().decode()
+        refused.value.close()
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(30)
+
+
+def _wait_for(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        assert server.poll() is None, log.read_text()
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except OSError:
+            time.sleep(0.5)
+    raise AssertionError(log.read_text())
+
+
+def _post(url: str, body: dict[str, Any]) -> Any:
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.load(answer)
