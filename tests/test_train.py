@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 from anomgen.encode import Encoded, TableEncoder
 from anomgen.generative import GenerativeModel, Space
 from anomgen.train import Callback, Run, Trainer
-from anomgen.train.plan import FINAL_RATE, Plan
+from anomgen.train.judge import Judge
+from anomgen.train.plan import FINAL_RATE, Plan, usual_noise, usual_steps
 from anomgen.train.tensors import Batches, FlatParameters, flatten
 
 
@@ -190,7 +192,7 @@ class TestPlan:
         plan = Plan.make("auto", "auto", n, constant=False)
         assert plan.batches * plan.batch >= 0.6 * n
         assert plan.epochs >= 1
-        assert plan.steps <= max(1.5 * Plan.STEPS, plan.batches)
+        assert plan.steps <= max(1.5 * usual_steps(n), plan.batches)
 
     def test_rate_warms_up_then_falls(self) -> None:
         plan = Plan.make(100, 10, 100, constant=False)
@@ -213,6 +215,34 @@ class TestPlan:
         data = rows(37)
         replace(TRAINER, max_epochs=1, batch_size=16).fit(Records(2), Space.real(2), data)
         assert seen == set(data.z[:, 0].tolist())
+
+    def test_noise_falls_and_steps_rise_with_the_rows(self) -> None:
+        sizes = [2, 50, 1000, 10**5, 10**7]
+        assert usual_noise(1000) == pytest.approx(0.22)
+        assert all(usual_noise(a) >= usual_noise(b) > 0 for a, b in pairwise(sizes))
+        assert all(usual_steps(a) <= usual_steps(b) for a, b in pairwise(sizes))
+        _, run = fitted(replace(TRAINER, noise="auto", max_epochs=1))
+        assert run.info["noise"] == usual_noise(512)
+
+
+class TestJudge:
+    def test_accepts_what_cannot_be_told_apart_from_the_best(self) -> None:
+        rng = np.random.default_rng(0)
+        judge, base = Judge(), rng.normal(size=400)
+        assert judge(base) == (pytest.approx(base.mean()), True)
+        jitter = rng.normal(size=400)
+        jitter -= jitter.mean()
+        assert judge(base + jitter + 0.04)[1]
+        assert not judge(base + jitter + 0.06)[1]
+        assert not judge(base + 1e-6)[1]
+        assert judge(base - 0.5)[1]
+        assert not judge(base + jitter)[1]
+        assert not judge(base * np.nan)[1]
+
+    def test_weights_decide_which_rows_count(self) -> None:
+        judge = Judge(np.array([1.0, 0.0, 1.0]))
+        judge(np.zeros(3))
+        assert judge(np.array([-1.0, 99.0, -1.0])) == (-1.0, True)
 
 
 class TestTensors:

@@ -46,8 +46,9 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         ``"lattice"``, ``"continuous"``, ``"heavy-tailed"``, ``"categorical"`` or ``"datetime"``.
     exclude : sequence of columns, default=()
         Columns that the model never sees.
-    noise : float, default=0.1
-        Standard deviation of the Gaussian training noise on numbers, in standard deviations of the column.
+    noise : float or "auto", default="auto"
+        Standard deviation of the Gaussian training noise on numbers, in standard deviations of the column. ``"auto"``
+        is ``0.22 (n / 1000)^(-1/4)`` for n rows, between 0.05 and 0.5: like a kernel's bandwidth it falls with n.
     max_epochs : int or "auto", default="auto"
         Passes over the training rows at most; ``"auto"`` derives them from the number of rows.
     batch_size : int or "auto", default="auto"
@@ -57,7 +58,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     weight_decay : float
         Decoupled weight decay of AdamW.
     patience : float
-        Share of the schedule without a better held-out likelihood after which training stops.
+        Share of the schedule without an acceptable held-out likelihood after which training stops.
     validation_fraction : float, default=0.1
         Share of the rows held out for stopping, in [0, 0.5]; 0, or too few rows, means a fixed schedule.
     warm_start : bool, default=False
@@ -103,7 +104,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     contamination: float | Auto = "auto"
     kinds: Mapping[Any, str] | None = None
     exclude: tuple[Any, ...] = ()
-    noise: float = 0.1
+    noise: float | Auto = "auto"
     max_epochs: int | Auto = "auto"
     batch_size: int | Auto = "auto"
     learning_rate: float = Trainer.learning_rate

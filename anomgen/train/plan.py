@@ -14,6 +14,19 @@ FINAL_RATE = 0.02
 """Share of the peak learning rate at which the cosine ends."""
 
 
+def usual_steps(n: int) -> float:
+    """Optimizer steps for `n` rows: ``40 sqrt(n)`` between 300 and 3,000, so that few rows are not learned by heart."""
+    return float(np.clip(40.0 * math.sqrt(n), 300.0, 3000.0))
+
+
+def usual_noise(n: int) -> float:
+    """Training noise for `n` rows: ``0.22 (n / 1000)^(-1/4)`` between 0.05 and 0.5 standard deviations.
+
+    As with a kernel's bandwidth, the fewer rows there are the more each one has to stand for its neighbourhood.
+    """
+    return float(np.clip(0.22 * (max(n, 1) / 1000.0) ** -0.25, 0.05, 0.5))
+
+
 @dataclass(frozen=True)
 class Plan:
     """How many rows a step, epochs, and steps; and the learning rate of each step."""
@@ -23,8 +36,6 @@ class Plan:
     batches: int
     constant: bool
 
-    STEPS = 2000
-
     @classmethod
     def make(cls, max_epochs: int | Literal["auto"], batch_size: int | Literal["auto"], n: int, constant: bool) -> Plan:
         """Derive the schedule from the number of rows."""
@@ -33,7 +44,7 @@ class Plan:
         batch = usual if given == "auto" else min(given, max(n, 1))
         batches = max(1, round(n / batch))
         planned = max_epochs
-        epochs = max(1, round(cls.STEPS / batches)) if planned == "auto" else planned
+        epochs = max(1, round(usual_steps(n) / batches)) if planned == "auto" else planned
         return cls(batch, epochs, batches, constant)
 
     @property

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from anomgen import runtime
 from anomgen.encode import Encoded
 from anomgen.generative import GenerativeModel, Space
-from anomgen.train.plan import Plan
+from anomgen.train.judge import Judge
+from anomgen.train.plan import Plan, usual_noise
 from anomgen.train.run import Callback, ProgressBar, Run, default_callbacks
 from anomgen.train.tensors import Batches, flatten
 
@@ -35,23 +36,24 @@ class Trainer:
 
     Resident tensors, fused AdamW on one flat parameter vector, gradient clipping, warm-up and cosine, an exponential
     moving average of the weights, and an early stop on the log-likelihood of held-out rows under fixed noise. The
-    weights kept are the averaged ones of the best check.
+    weights kept are the averaged ones of the last check that is not significantly worse than the best one (by one
+    standard error of the difference, row by row): a handful of held-out rows shall not end a schedule by chance.
 
     Parameters
     ----------
     max_epochs : int or "auto"
-        Passes over the rows at most; by default as many as make ``STEPS`` optimizer steps of the batch.
+        Passes over the rows at most; by default as many as make ``40 sqrt(n)`` optimizer steps, 300 to 3,000.
     batch_size : int or "auto"
         Rows a step; by default a power of two between 32 and 1,024 that grows with the rows.
     learning_rate : float
         Peak rate of AdamW.
     weight_decay : float
         Decoupled weight decay.
-    noise : float
+    noise : float or "auto"
         Standard deviation, in model space, of the Gaussian noise added to numbers in training: the density learned is
-        that of the slightly blurred data.
+        that of the slightly blurred data. By default it falls with the fourth root of the number of rows.
     patience : float
-        Share of the schedule without a better held-out likelihood after which training stops.
+        Share of the schedule without an acceptable held-out likelihood after which training stops.
     ema : float
         Decay a step of the weight average at its longest; it averages over at most a tenth of the steps done.
     clip : float
@@ -70,7 +72,7 @@ class Trainer:
     batch_size: int | Literal["auto"] = "auto"
     learning_rate: float = 2e-3
     weight_decay: float = 1e-4
-    noise: float = 0.1
+    noise: float | Literal["auto"] = "auto"
     patience: float = 0.3
     ema: float = 0.995
     clip: float = 5.0
@@ -169,19 +171,20 @@ class _Loop:
     ) -> None:
         self.trainer, self.run, self.plan, self.space, self.device = trainer, run, plan, space, device
         (train, weight), (held_out, held_weight) = rows, held
-        self.rows = Batches(train, space, trainer.noise, device)
+        self.noise = usual_noise(len(train)) if trainer.noise == "auto" else trainer.noise
+        run.info["noise"] = self.noise
+        self.rows = Batches(train, space, self.noise, device)
         self.log_det = _mean(train.log_det, weight)
         self.weight = None if weight is None else torch.from_numpy(weight / weight.mean()).float().to(device)
         self.objectives, self.flats = flatten(run.model)
-        self.scale = 1.0
+        self.scale, self.accepted = 1.0, True
         self._new_optimizers()
         self.averages = {key: flat.vector.detach().clone() for key, flat in self.flats.items()}
         self.best = self._copy(self.averages)
-        self.best_nats = -math.inf
         self.step = 0
         self.held = None if held_out is None else self._fix_noise(held_out)
         self.held_log_det = 0.0 if held_out is None else _mean(held_out.log_det, held_weight)
-        self.held_weight = held_weight
+        self.judge = Judge(held_weight)
 
     def go(self, watchers: list[Callback]) -> None:
         every = max(1, STEPS_BETWEEN_CHECKS // self.plan.batches)
@@ -200,12 +203,9 @@ class _Loop:
                     continue
                 failures, last_good = 0, self._copy(self.averages)
                 self.run.history.append(entry)
-                judged = entry.get("held_out_nats", math.inf)
-                if self.held is None or judged > self.best_nats:
-                    self.best_nats, self.best, stale = judged, last_good, 0.0
-                    self.run.best_epoch = epoch
-                else:
-                    stale += every
+                stale = 0.0 if self.accepted else stale + every
+                if self.accepted:
+                    self.best, self.run.best_epoch = last_good, epoch
                 stop = [watcher.on_epoch_end(self.run) for watcher in watchers]
                 if any(stop):
                     self.run.stopped_because = "callback"
@@ -263,8 +263,8 @@ class _Loop:
         if self.held is not None:
             with self._averaged(), torch.no_grad():
                 losses = [self.run.model.monitor(part) for part in self.held.split(4096)]
-            judged = torch.cat(losses).double().cpu().numpy()
-            entry["held_out_nats"] = self.held_log_det - _mean(judged, self.held_weight)
+            loss_now, self.accepted = self.judge(torch.cat(losses).double().cpu().numpy())
+            entry["held_out_nats"] = self.held_log_det - loss_now
         return entry
 
     @contextmanager
@@ -306,7 +306,7 @@ class _Loop:
 
     def _fix_noise(self, held_out: Encoded) -> Tensor:
         with runtime.seeded(self.trainer.seed, 2, device=self.device):
-            rows = Batches(held_out, self.space, self.trainer.noise, self.device)
+            rows = Batches(held_out, self.space, self.noise, self.device)
             return rows.draw(torch.arange(len(rows), device=self.device))
 
     def _autocast(self) -> Any:
