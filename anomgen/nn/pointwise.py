@@ -91,7 +91,7 @@ def _run_compiled(kernel: Kernel, *tensors: Tensor) -> tuple[Tensor, ...]:
         _no_compiler = True
         reason = str(error).splitlines()[0]
         warnings.warn(
-            f"compile=True has no effect here, flows run uncompiled: {reason} "
+            f"compile=True has no effect here, splines run uncompiled: {reason} "
             "To compile on a CPU, install a C++ compiler (Debian or Ubuntu: apt install g++) and restart Python.",
             RuntimeWarning,
             stacklevel=2,

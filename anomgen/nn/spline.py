@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from anomgen.nn.affine import LOG_RANGE, clip_slope, softclip
+from anomgen.nn.affine import LOG_RANGE, softclip
 from anomgen.nn.pointwise import Pointwise
 
 BOUND = 5.0
@@ -190,8 +190,8 @@ def _backward(x: Tensor, parameters: Tensor, grad_y: Tensor, grad_log: Tensor) -
     bins = len(k.chosen)
     grad_parameters = torch.stack(
         [
-            *(g * slope for g, slope in zip(shares, clip_slope(parameters[: 2 * bins], LOG_RANGE / 2), strict=True)),
-            *(g * slope for g, slope in zip(derivatives, clip_slope(parameters[2 * bins :], LOG_RANGE), strict=True)),
+            *(g * slope for g, slope in zip(shares, _clip_slope(parameters[: 2 * bins], LOG_RANGE / 2), strict=True)),
+            *(g * slope for g, slope in zip(derivatives, _clip_slope(parameters[2 * bins :], LOG_RANGE), strict=True)),
         ]
     )
     return grad_y * (1 - inside) - to_a * (1 / (2 * BOUND)), grad_parameters
@@ -205,6 +205,10 @@ def _through_shares(
     centred = [torch.addcmul(rest, chosen, at) for chosen in k.chosen]
     centred[:-1] = [torch.addcmul(g, passed, before) for g, passed in zip(centred, k.passed, strict=False)]
     return [g * size for g, size in zip(centred, sizes, strict=True)]
+
+
+def _clip_slope(x: Tensor, bound: float) -> Tensor:
+    return (x.abs() * (1 / bound) + 1).square().reciprocal()
 
 
 _spline = Pointwise(_forward, _backward)
