@@ -53,7 +53,9 @@ def main(
     dataset = anomgen.load_dataset(card, root=data)
     dataset = dataset.one_class(normal) if normal else dataset
     X_train, X_test, y_test = dataset.split(seed)
-    held_out = write_held_out(X_test, y_test, out)
+    held_out = out / "held_out.parquet"
+    out.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(X_test).rename(columns=str).assign(label=y_test).to_parquet(held_out, index=False)
     rows = f"{len(X_train):,} normal rows to learn from, {len(X_test):,} rows to judge"
     print(f"{dataset.card.title}: {rows}", flush=True)
 
@@ -84,16 +86,6 @@ The MLflow page, at http://127.0.0.1:5000:
   {programs}/mlflow ui --backend-store-uri {mlflow.get_tracking_uri()}
 More rows to score:
   {programs}/anomgen score {out / "model"} FILE --out FOLDER""")
-
-
-def write_held_out(X: pd.DataFrame | np.ndarray, y: np.ndarray, out: Path) -> Path:
-    """The rows and their labels as a file: Parquet where columns have names, npz for arrays."""
-    out.mkdir(parents=True, exist_ok=True)
-    if isinstance(X, pd.DataFrame):
-        X.assign(label=y).to_parquet(out / "held_out.parquet", index=False)
-        return out / "held_out.parquet"
-    np.savez(out / "held_out.npz", X=X, label=y)
-    return out / "held_out.npz"
 
 
 if __name__ == "__main__":

@@ -68,12 +68,12 @@ def test_scores_of_files_are_scores_of_rows(
     assert summary.quantiles["0"] == expected.min()
     assert summary.quantiles["0.5"] == pytest.approx(np.median(expected))
     assert summary.quantiles["1"] == expected.max()
-    written = json.loads((tmp_path / "out" / "summary.json").read_text())
+    written = json.loads((tmp_path / "out" / "_summary.json").read_text())
     assert written["rows"] == 2000
     assert written["threshold"] == detector.offset_
     assert written["data_digest"] == detector.data_digest_
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "summary.json",
+        "_summary.json",
         "week1.parquet",
         "week2.parquet",
     ]

@@ -26,7 +26,7 @@ SAMPLE = 100_000
 """Scores kept for the quantiles of the summary: all of a smaller job, a uniform sample of a larger one."""
 LEVELS = (0.001, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 RESULTS = ("row", "source", "score", "is_anomaly")
-SUMMARY = "summary.json"
+SUMMARY = "_summary.json"
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def score_files(
 
     Its columns are ``row`` (number of the row in its file, from 0), ``source``, those of `keep`, ``score`` (nats; the
     higher, the more normal) and ``is_anomaly``. It appears under its name when it is complete; the last file written
-    is ``summary.json``. The bytes of the scores do not depend on `chunk_rows`.
+    is ``_summary.json``. The bytes of the scores do not depend on `chunk_rows`.
 
     Parameters
     ----------

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import App, Parameter
+from cyclopts import App, Parameter, validators
 from cyclopts.config import Env, Toml
 
 from anomgen import __version__
@@ -34,6 +34,7 @@ app = App(
 )
 
 Flags = Parameter(negative="")
+AT_LEAST_ONE = validators.Number(gte=1)
 
 
 @app.meta.default
@@ -62,6 +63,8 @@ def launch(
             raise
         print_error(error)
         sys.exit(exit_code(error))
+    finally:
+        app.config = ENVIRONMENT
 
 
 @app.command
@@ -73,7 +76,7 @@ def fit(
     normal: str | None = None,
     set_: Annotated[list[str] | None, Parameter(name="--set", negative="")] = None,
     contamination: float | None = None,
-    max_epochs: int | None = None,
+    max_epochs: Annotated[int | None, Parameter(validator=AT_LEAST_ONE)] = None,
     seed: int = 0,
     device: str = "auto",
     overwrite: Annotated[bool, Flags] = False,
@@ -149,7 +152,7 @@ def score(
     normal: str = "0",
     keep: Annotated[list[str] | None, Parameter(negative="")] = None,
     threshold: float | None = None,
-    chunk_rows: int = 65_536,
+    chunk_rows: Annotated[int, Parameter(validator=AT_LEAST_ONE)] = 65_536,
     overwrite: Annotated[bool, Flags] = False,
 ) -> None:
     """Score the rows of files, however large, into one Parquet file each.
@@ -211,7 +214,7 @@ def sample(
     /,
     *,
     out: Path,
-    n: Annotated[int, Parameter(name=["-n", "--rows"])],
+    n: Annotated[int, Parameter(name=["-n", "--rows"], validator=AT_LEAST_ONE)],
     seed: int = 0,
     overwrite: Annotated[bool, Flags] = False,
 ) -> None:

@@ -1,0 +1,112 @@
+"""The jobs in pipelines/ run as a user runs them, and what they print is true."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+import anomgen
+
+JOBS = Path(anomgen.__file__).parents[1] / "pipelines"
+
+
+def run_job(name: str, folder: Path, *arguments: Any, code: int = 0) -> str:
+    done = subprocess.run(
+        [sys.executable, JOBS / name, *map(str, arguments)],
+        cwd=folder,
+        env={key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_TRACKING")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    assert code or not done.stderr, f"the job is not quiet:\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def trained(template_db: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder in which the training job ran, and what it printed."""
+    folder = tmp_path_factory.mktemp("train")
+    shutil.copyfile(template_db, folder / "mlflow.db")
+    return folder, run_job("train.py", folder, "--card", "wine", "--out", "out/demo")
+
+
+def test_training_fits_tracks_registers_and_scores(trained: tuple[Path, str]) -> None:
+    import mlflow
+
+    folder, printed = trained
+    held_out = pd.read_parquet(folder / "out/demo/held_out.parquet")
+    scores = pd.read_parquet(folder / "out/demo/scores")
+    X_train, X_test, y_test = anomgen.load_dataset("wine").split(0)
+    pd.testing.assert_frame_equal(held_out.drop(columns="label"), X_test)
+    detector = anomgen.load(folder / "out/demo/model")
+    assert np.array_equal(scores["score"], detector.score_samples(X_test))
+    assert np.array_equal(scores["label"], y_test)
+    auroc, auprc = roc_auc_score(y_test, -scores["score"]), average_precision_score(y_test, -scores["score"])
+    flagged = int((scores["score"] < detector.offset_).sum())
+    for part in (f"{auroc:.4f}", f"{auprc:.4f}", f"{flagged} of {len(X_test)} rows", "models:/wine-flow@champion"):
+        assert part in printed
+    assert f"{len(X_train)} normal rows" in printed
+    client = mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    run = client.get_run(re.search(r"^run +(\w+)", printed, re.MULTILINE)[1])  # type: ignore[index]
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["auroc"] == auroc
+    assert run.data.params["fit.rows"] == str(len(X_train))
+    version = client.get_model_version_by_alias("wine-flow", "champion")
+    assert (str(version.version), version.run_id) == ("1", run.info.run_id)
+
+
+def test_what_training_prints_can_be_run(trained: tuple[Path, str]) -> None:
+    folder, printed = trained
+    line = re.search(r"^  (\S+anomgen score .*)$", printed, re.MULTILINE)[1]  # type: ignore[index]
+    command = line.replace("FILE", "out/demo/held_out.parquet").replace("FOLDER", "again").split()
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    again, scores = pd.read_parquet(folder / "again"), pd.read_parquet(folder / "out/demo/scores")
+    assert np.array_equal(again["score"], scores["score"])
+    page = re.search(r"^  (\S+/mlflow) ui --backend-store-uri sqlite:///(\S+)$", printed, re.MULTILINE)
+    assert page is not None
+    assert (folder / page[1]).exists()
+    assert Path(page[2]) == folder / "mlflow.db"
+
+
+def test_scoring_by_the_registry_and_a_file_of_options(trained: tuple[Path, str]) -> None:
+    folder, _ = trained
+    lines = ['model = "models:/wine-flow@champion"', 'inputs = ["out/demo/held_out.*"]', 'out = "daily"', "most = 0.01"]
+    (folder / "score.toml").write_text("\n".join([*lines, 'keep = ["label"]']))
+    printed = run_job("score.py", folder, "--config", "score.toml", code=5)
+    scores = pd.read_parquet(folder / "daily")
+    assert np.array_equal(scores["score"], pd.read_parquet(folder / "out/demo/scores")["score"])
+    assert "label" in scores
+    assert f"{scores['is_anomaly'].sum()} of {len(scores)} rows flagged" in printed
+    run_job("score.py", folder, "--config", "score.toml", "--most", "1", "--model", "out/demo/model", "--overwrite")
+    (folder / "wrong.toml").write_text('modle = "x"\n')
+    run_job("score.py", folder, "--config", "wrong.toml", code=2)
+    run_job("score.py", folder, code=2)
+
+
+@pytest.mark.slow
+def test_training_again_makes_the_next_version(trained: tuple[Path, str], tmp_path: Path) -> None:
+    folder = shutil.copytree(trained[0], tmp_path / "again")
+    assert (
+        run_job("train.py", folder, "--card", "wine", "--out", "out/demo").splitlines()[:4]
+        == (trained[1].splitlines()[:4])
+    )
+
+
+@pytest.mark.slow
+def test_training_makes_a_store_where_there_is_none(tmp_path: Path) -> None:
+    printed = run_job("train.py", tmp_path, "--card", "digits", "--normal", "0", "--out", "digits")
+    assert (tmp_path / "mlflow.db").is_file()
+    assert len(pd.read_parquet(tmp_path / "digits" / "scores")) == 1797 - 178 // 2
+    assert "models:/digits-flow@champion" in printed
