@@ -92,7 +92,6 @@ def test_scoring_by_the_registry_and_a_file_of_options(trained: tuple[Path, str]
     run_job("score.py", folder, "--config", "score.toml", "--most", "1", "--model", "out/demo/model", "--overwrite")
     (folder / "wrong.toml").write_text('modle = "x"\n')
     run_job("score.py", folder, "--config", "wrong.toml", code=2)
-    run_job("score.py", folder, code=2)
 
 
 @pytest.mark.slow
