@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -10,7 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-TILE = {"cpu": 256, "cuda": 8192}
+TILE_WORK = 1e8
+"""Parameters times rows of a tile on a CPU: small networks take higher tiles, which hides the cost of many calls."""
+GPU_TILE = 8192
 SAMPLE_TILE = 1024
 
 _compile_requested = False
@@ -76,8 +79,8 @@ def map_rows(
     columns: Sequence[Tensor],
     *,
     device: torch.device,
+    height: int,
     gradient: bool = False,
-    height: int | None = None,
 ) -> np.ndarray:
     """Apply `function` to rows in tiles of one constant height, so that a row's result never depends on its batch.
 
@@ -89,10 +92,10 @@ def map_rows(
         CPU tensors sharing their first dimension.
     device : torch.device
         Where `function` lives.
+    height : int
+        Rows a tile; a power of two, always the same for one model: see :func:`tile_height`.
     gradient : bool
         Whether `function` needs autograd; otherwise inference mode is on.
-    height : int, optional
-        Rows a tile; a power of two. By default 256 on a CPU and 8,192 on a GPU.
 
     Returns
     -------
@@ -103,27 +106,34 @@ def map_rows(
     The last tile is padded with copies of its first row. Each tile runs with one intra-op thread (threads that split a
     tile give a row bits that depend on its position); the caller's threads work on different tiles instead.
     """
-    tile = height or TILE.get(device.type, TILE["cuda"])
     n = len(columns[0])
-    workers = torch.get_num_threads() if device.type == "cpu" else 1
+    on_cpu = device.type == "cpu"
+    workers = torch.get_num_threads() if on_cpu else 1
 
-    def one(start: int) -> np.ndarray:
-        parts = [_padded(column[start : start + tile], tile).to(device) for column in columns]
+    def some(starts: Sequence[int]) -> list[Tensor]:
         with torch.inference_mode(not gradient):
-            result = function(*parts)
-        return result.detach()[: min(tile, n - start)].cpu().numpy()
+            return [function(*(_tile(c, start, height).to(device) for c in columns)).detach() for start in starts]
 
-    starts = range(0, max(n, 1), tile)
-    with threads(1) if device.type == "cpu" else threads(workers):
-        if workers == 1 or len(starts) == 1:
-            pieces = [one(start) for start in starts]
+    with threads(1 if on_cpu else torch.get_num_threads()):
+        # Every worker takes consecutive tiles, so that it enters inference mode and wakes up only once.
+        shares = np.array_split(np.arange(0, max(n, 1), height), workers)
+        if workers == 1 or len(shares[1]) == 0:
+            done = [some(shares[0].tolist())]
         else:
             with ThreadPoolExecutor(workers) as pool:
-                pieces = list(pool.map(one, starts))
-    return np.concatenate(pieces)[:n]
+                done = list(pool.map(some, [share.tolist() for share in shares]))
+    return np.asarray(torch.cat([tile for tiles in done for tile in tiles])[:n].cpu().numpy())
 
 
-def _padded(part: Tensor, height: int) -> Tensor:
+def tile_height(parameters: int, device: torch.device) -> int:
+    """Rows a tile for a model of so many parameters: a power of two from 256 to 2,048 on a CPU, 8,192 on a GPU."""
+    if device.type != "cpu":
+        return GPU_TILE
+    return int(np.clip(2 ** math.floor(math.log2(TILE_WORK / max(parameters, 1))), 256, 2048))
+
+
+def _tile(column: Tensor, start: int, height: int) -> Tensor:
+    part = column[start : start + height]
     short = height - len(part)
     if short == 0:
         return part

@@ -82,7 +82,8 @@ def fit_theirs(flow: Any, z: np.ndarray, batch: int, epochs: int = 1) -> None:
 
 def score_ours(model: Flow, z: np.ndarray, compiled: bool) -> np.ndarray:
     with runtime.compiling(compiled):
-        return runtime.map_rows(model.log_prob, [torch.from_numpy(z)], device=CPU)
+        height = runtime.tile_height(sum(p.numel() for p in model.parameters()), CPU)
+        return runtime.map_rows(model.log_prob, [torch.from_numpy(z)], device=CPU, height=height)
 
 
 def score_theirs(flow: Any, z: np.ndarray, batch: int = 4096) -> np.ndarray:

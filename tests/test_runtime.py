@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from anomgen import runtime
-from anomgen.runtime import SAMPLE_TILE, TILE
+from anomgen.runtime import SAMPLE_TILE, tile_height
 
 CPU = torch.device("cpu")
+HEIGHT = 256
+
+
+def mapped(function: Callable[..., Tensor], columns: list[Tensor], gradient: bool = False) -> np.ndarray:
+    return runtime.map_rows(function, columns, device=CPU, height=HEIGHT, gradient=gradient)
 
 
 class TestMapRows:
-    @pytest.mark.parametrize("n", [1, TILE["cpu"] - 1, TILE["cpu"], TILE["cpu"] + 1, 3 * TILE["cpu"] + 7])
+    @pytest.mark.parametrize("n", [1, HEIGHT - 1, HEIGHT, HEIGHT + 1, 3 * HEIGHT + 7])
     @pytest.mark.parametrize("count", [1, 3])
     def test_every_row_once_in_order(self, n: int, count: int) -> None:
         x = torch.arange(n, dtype=torch.float32)[:, None]
         with runtime.threads(count):
-            assert np.array_equal(runtime.map_rows(lambda t: t[:, 0] * 2, [x], device=CPU), 2 * np.arange(n))
+            assert np.array_equal(mapped(lambda t: t[:, 0] * 2, [x]), 2 * np.arange(n))
 
     def test_every_tile_has_the_same_height_and_one_thread(self) -> None:
         heights, counts = set(), set()
@@ -30,13 +37,18 @@ class TestMapRows:
             return a.sum(dim=1) + b
 
         with runtime.threads(2):
-            runtime.map_rows(look, [torch.ones(700, 3), torch.ones(700)], device=CPU)
+            mapped(look, [torch.ones(700, 3), torch.ones(700)])
             assert torch.get_num_threads() == 2
-        assert heights == {(TILE["cpu"], TILE["cpu"])}
+        assert heights == {(HEIGHT, HEIGHT)}
         assert counts == {1}
 
+    def test_the_height_depends_on_the_model_alone(self) -> None:
+        heights = [tile_height(count, CPU) for count in (0, 40_000, 115_000, 10**6, 10**9)]
+        assert heights == [2048, 2048, 512, 256, 256]
+        assert tile_height(1, torch.device("cuda")) == 8192
+
     def test_no_rows(self) -> None:
-        assert runtime.map_rows(lambda t: t[:, 0], [torch.empty(0, 2)], device=CPU).shape == (0,)
+        assert mapped(lambda t: t[:, 0], [torch.empty(0, 2)]).shape == (0,)
 
     def test_gradients_only_on_request(self) -> None:
         def slope(x: Tensor) -> Tensor:
@@ -45,9 +57,9 @@ class TestMapRows:
                 return torch.autograd.grad((x**2).sum(), x)[0][:, 0]
 
         x = torch.arange(5.0)[:, None]
-        assert np.array_equal(runtime.map_rows(slope, [x], device=CPU, gradient=True), 2 * np.arange(5.0))
+        assert np.array_equal(mapped(slope, [x], gradient=True), 2 * np.arange(5.0))
         inference = []
-        runtime.map_rows(lambda t: (inference.append(torch.is_inference_mode_enabled()), t[:, 0])[1], [x], device=CPU)
+        mapped(lambda t: (inference.append(torch.is_inference_mode_enabled()), t[:, 0])[1], [x])
         assert inference == [True]
 
 

@@ -108,8 +108,10 @@ def map_encoded(detector: Detector, rows: Encoded, statistic: Statistic | None) 
 
     columns = (torch.from_numpy(rows.z), torch.from_numpy(rows.log_det))
     gradient = statistic is not None and statistic.gradient
+    device = device_of(detector.model_)
+    height = runtime.tile_height(sum(p.numel() for p in detector.model_.parameters()), device)
     with runtime.compiling(detector.compile):
-        return runtime.map_rows(score, columns, device=device_of(detector.model_), gradient=gradient)
+        return runtime.map_rows(score, columns, device=device, height=height, gradient=gradient)
 
 
 def _split(detector: Detector, n: int, given: bool) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -14,7 +14,7 @@ KINDS = ("constant", "binary", "lattice", "continuous", "heavy-tailed", "categor
 
 FEW_LEVELS = 25
 """A number with at most this many distinct values, each seen four times on average, is a lattice."""
-TAIL_RATIO = 7.0
+TAIL_RATIO = 12.0
 """Heavy tail: (99 % quantile - median) over (75 % quantile - median) on either side; 3.45 for a normal column."""
 ON_LEVEL = 1e-3
 """How far from a level, in units of the smallest gap, a number may lie and still be that level."""

@@ -70,8 +70,8 @@ class Trainer:
 
     max_epochs: int | Literal["auto"] = "auto"
     batch_size: int | Literal["auto"] = "auto"
-    learning_rate: float = 2e-3
-    weight_decay: float = 1e-4
+    learning_rate: float = 5e-3
+    weight_decay: float = 0.1
     noise: float | Literal["auto"] = "auto"
     patience: float = 0.3
     ema: float = 0.995
