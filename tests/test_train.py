@@ -85,7 +85,26 @@ class TestLearning:
         assert torch.equal(first.mean, again.mean)
         assert not torch.equal(first.mean, other.mean)
 
-    @pytest.mark.parametrize("option", [{"weight_decay": 3.0}, {"ema": 0.5}, {"clip": 1e-3}, {"learning_rate": 1e-3}])
+    def test_weight_decay_spares_biases_and_scales(self) -> None:
+        net = nn.Linear(3, 2)
+        assert FlatParameters(net.parameters()).matrices.tolist() == [1.0] * 6 + [0.0] * 2
+        assert not FlatParameters(Gaussian(2).parameters()).matrices.any()
+
+        class Net(Gaussian):
+            def __init__(self) -> None:
+                super().__init__(2)
+                self.idle = nn.Parameter(torch.ones(3, 3))
+
+            def loss(self, z: Tensor) -> Tensor:
+                return super().loss(z) + 0.0 * self.idle.sum()
+
+        kept, shrunk = Net(), Net()
+        replace(TRAINER, weight_decay=0.0).fit(kept, Space.real(2), rows(512))
+        replace(TRAINER, weight_decay=0.1).fit(shrunk, Space.real(2), rows(512))
+        assert torch.equal(kept.idle, torch.ones(3, 3))
+        assert 0 < float(shrunk.idle.detach().max()) < 0.9
+
+    @pytest.mark.parametrize("option", [{"ema": 0.5}, {"clip": 1e-3}, {"learning_rate": 1e-3}])
     def test_options_change_the_result(self, option: dict[str, float]) -> None:
         trainer = replace(TRAINER, max_epochs=3)
         assert not torch.equal(fitted(trainer)[0].mean, fitted(replace(trainer, **option))[0].mean)

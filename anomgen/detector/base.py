@@ -56,7 +56,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     learning_rate : float
         Peak learning rate.
     weight_decay : float
-        Decoupled weight decay of AdamW.
+        Decoupled weight decay of weight matrices; biases and scales are left alone.
     patience : float
         Share of the schedule without an acceptable held-out likelihood after which training stops.
     validation_fraction : float, default=0.1

@@ -25,6 +25,11 @@ class FlatParameters:
         self.parameters = [p for p in parameters if p.requires_grad]
         self.vector = nn.Parameter(torch.cat([p.detach().reshape(-1) for p in self.parameters]))
         self.vector.grad = torch.zeros_like(self.vector)
+        # Biases and scales have one entry a unit: shrinking them would bias the fit without simplifying it.
+        self.matrices = torch.cat(
+            [torch.full((p.numel(),), float(p.numel() > max(p.shape, default=1))) for p in self.parameters]
+        )
+        self.matrices = self.matrices.to(self.vector.device)
         start = 0
         for p in self.parameters:
             end = start + p.numel()

@@ -34,10 +34,11 @@ THREADED_WORK = 1e8
 class Trainer:
     """Fit a generative model to encoded rows by stochastic gradients.
 
-    Resident tensors, fused AdamW on one flat parameter vector, gradient clipping, warm-up and cosine, an exponential
-    moving average of the weights, and an early stop on the log-likelihood of held-out rows under fixed noise. The
-    weights kept are the averaged ones of the last check that is not significantly worse than the best one (by one
-    standard error of the difference, row by row): a handful of held-out rows shall not end a schedule by chance.
+    Resident tensors, Adam with decoupled weight decay on one flat parameter vector, gradient clipping, warm-up and
+    cosine, an exponential moving average of the weights, and an early stop on the log-likelihood of held-out rows under
+    fixed noise. The weights kept are the averaged ones of the last check that is not significantly worse than the best
+    one (by one standard error of the difference, row by row): a handful of held-out rows shall not end a schedule by
+    chance.
 
     Parameters
     ----------
@@ -46,9 +47,9 @@ class Trainer:
     batch_size : int or "auto"
         Rows a step; by default a power of two between 32 and 1,024 that grows with the rows.
     learning_rate : float
-        Peak rate of AdamW.
+        Peak rate of Adam.
     weight_decay : float
-        Decoupled weight decay.
+        Decoupled weight decay of weight matrices; biases and scales are left alone.
     noise : float or "auto"
         Standard deviation, in model space, of the Gaussian noise added to numbers in training: the density learned is
         that of the slightly blurred data. By default it falls with the fourth root of the number of rows.
@@ -244,6 +245,7 @@ class _Loop:
         loss.backward()
         norm = torch.linalg.vector_norm(flat.vector.grad)
         flat.vector.grad.mul_((self.trainer.clip / (norm + 1e-6)).clamp_(max=1.0))
+        flat.vector.data.addcmul_(flat.vector.data, flat.matrices, value=-rate * self.trainer.weight_decay)
         optimizer.step()
         # The average's memory grows with the steps done, so that it never remembers the initial weights.
         decay = min(self.trainer.ema, self.step / (self.step + 10.0))
@@ -296,12 +298,9 @@ class _Loop:
         )
 
     def _new_optimizers(self) -> None:
-        trainer = self.trainer
+        rate = self.trainer.learning_rate
         self.optimizers = {
-            key: torch.optim.AdamW(
-                [flat.vector], lr=trainer.learning_rate, weight_decay=trainer.weight_decay, fused=True
-            )
-            for key, flat in self.flats.items()
+            key: torch.optim.Adam([flat.vector], lr=rate, fused=True) for key, flat in self.flats.items()
         }
 
     def _fix_noise(self, held_out: Encoded) -> Tensor:
