@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 AUTO_SHARE = 0.01
-"""Share of the training rows flagged with ``contamination="auto"``."""
+"""Share of rows flagged with ``contamination="auto"``."""
 GRID = np.linspace(0.0, 1.0, 1001)
 """Levels of the stored quantiles of the training scores."""
 

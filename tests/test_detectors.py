@@ -157,6 +157,16 @@ class TestLearning:
         detector = toy(family, max_epochs=40, validation_fraction=0.0).fit(X)
         assert all("held_out_nats" not in entry for entry in detector.history_)
 
+    def test_the_automatic_threshold_is_read_from_rows_that_did_not_train(self, family: str) -> None:
+        X = table(3100)
+        detector = toy(family).fit(X)
+        order = np.random.default_rng(detector.seed_).permutation(len(X))
+        held = order[: round(0.1 * len(X))]
+        assert (detector.predict(X[held]) == -1).sum() == pytest.approx(0.01 * len(held), abs=1)
+        share = toy(family, contamination=0.01).fit(X)
+        assert (share.predict(X) == -1).sum() == 31
+        assert share.offset_ != detector.offset_
+
     def test_y_is_ignored(self, family: str) -> None:
         X = table()
         a, b = toy(family).fit(X), toy(family).fit(X, np.arange(300) % 2)

@@ -40,7 +40,8 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         What a row is scored by: ``"likelihood"``, ``"typicality"`` or an instance. ``"auto"`` is the family's own
         choice, the likelihood for tables.
     contamination : float or "auto", default="auto"
-        Share of the training rows that `predict` flags, in (0, 0.5]; ``"auto"`` flags 1 %. It moves the threshold only.
+        Share of the training rows that `predict` flags, in (0, 0.5]. ``"auto"`` is 1 %, of the held-out rows if there
+        are 300 of them, for a model scores the rows it learned from higher than others. It moves the threshold only.
     kinds : mapping of column to str, optional
         What columns are to be taken for, instead of what the encoder infers: ``"constant"``, ``"binary"``,
         ``"lattice"``, ``"continuous"``, ``"heavy-tailed"``, ``"categorical"`` or ``"datetime"``.
@@ -60,7 +61,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     patience : float
         Share of the schedule without an acceptable held-out likelihood after which training stops.
     validation_fraction : float, default=0.1
-        Share of the rows held out for stopping, in [0, 0.5]; 0, or too few rows, means a fixed schedule.
+        Share of the rows held out for stopping, in [0, 0.5]; 0, or fewer than 100 such rows, means a fixed schedule.
     warm_start : bool, default=False
         Whether `fit` continues from the weights and the encoder of the last one.
     device : str, default="auto"

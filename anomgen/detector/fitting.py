@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 
-MIN_HELD_OUT = 30
-"""Held-out rows below which there is no early stop: their mean says too little."""
+MIN_HELD_OUT = 100
+"""Held-out rows below which there is no early stop: their mean says too little, and the rows teach more than it."""
+MIN_JUDGES = 300
+"""Held-out rows from which ``contamination="auto"`` reads the threshold: three of them lie below the 1 % quantile."""
 
 
 def prepare(detector: Detector, X: Any, sample_weight: Any, reset: bool, minimum: int) -> tuple[Any, Array | None]:
@@ -165,6 +167,10 @@ def _conclude(detector: Detector, train: Encoded, held_out: Encoded, scored: Enc
     detector.statistic_.fit(detector.model_, _rows(detector, held_out), _rows(detector, train))
     scores = map_encoded(detector, scored, detector.statistic_)
     detector.score_quantiles_ = calibrate.quantiles(scores)
+    # A model scores the rows it learned from higher than others; a share asked for in numbers is of the training rows,
+    # as in scikit-learn.
+    if detector.contamination == "auto" and held_out is not train and len(held_out) >= MIN_JUDGES:
+        scores = map_encoded(detector, held_out, detector.statistic_)
     detector.offset_ = calibrate.threshold(scores, detector.contamination)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from typing import Any
 
@@ -168,9 +168,19 @@ class TableEncoder:
             return category_column(name, found[~absent], levels, observed, **common)
         values = numbers(series, dtype, name)
         _check_finite(values, name)
-        if dtype.role in ("datetime", "duration") and wanted is None:
-            wanted = "datetime" if len(np.unique(values[~absent])) > 1 else None
-        return number_column(name, values[~absent], observed, kind=wanted, eps=_eps(dtype, self.eps_), **common)
+        column = number_column(
+            name,
+            values[~absent],
+            observed,
+            kind=wanted or _stamped(values[~absent], dtype),
+            eps=_eps(dtype, self.eps_),
+            **common,
+        )
+        if column.kind == "datetime" and wanted is None:
+            column = replace(
+                column, reason="dates, in seconds" if dtype.role == "datetime" else "durations, in seconds"
+            )
+        return column
 
     # ------------------------------------------------------------------ what the model is told
 
@@ -353,6 +363,11 @@ def _excluded_dtype(series: Any, name: Name) -> Dtype:
         return read_dtype(series, name)
     except (TypeError, ValueError):
         return Dtype("category", "object")
+
+
+def _stamped(values: Array, dtype: Dtype) -> str | None:
+    """Dates and durations are continuous whatever their values look like, unless there is only one."""
+    return "datetime" if dtype.role in ("datetime", "duration") and values.min() < values.max() else None
 
 
 def _eps(dtype: Dtype, array_eps: float) -> float:
