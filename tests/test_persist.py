@@ -7,12 +7,14 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import anomgen
 from anomgen.persist import FORMAT, FormatError, digest, is_model, read_folder, write_folder
 from tests.toys import toy
 
+FORMATS = Path(__file__).parent / "formats"
 CONFIG = {"class": "X", "nested": {"a": [1, 2.5, None, "é"]}}
 TENSORS = {
     "w": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -128,3 +130,13 @@ def test_the_card_says_what_was_learned(tmp_path: Path, numbers: np.ndarray) -> 
     assert "holds no training rows" in card
     assert is_model(tmp_path / "m")
     assert "random_state" not in json.loads((tmp_path / "m" / "config.json").read_text())["params"]
+
+
+@pytest.mark.parametrize("version", sorted(path.name for path in FORMATS.iterdir()))
+def test_models_of_every_format_score_the_same_forever(version: str) -> None:
+    expected = json.loads((FORMATS / version / "expected.json").read_text())
+    rows = pd.DataFrame(expected["rows"])
+    rows["seen"] = pd.to_datetime(rows["seen"])
+    detector = anomgen.load(FORMATS / version / "model")
+    assert detector.score_samples(rows) == pytest.approx(expected["scores"], rel=1e-5)
+    assert detector.predict(rows).tolist() == expected["flags"]

@@ -21,7 +21,7 @@ from anomgen.detector.stream import Stream
 from anomgen.encode import Encoded, TableEncoder
 from anomgen.generative import Rows, Space
 from anomgen.statistic import MAX_ROWS, Statistic, check_abilities, log_likelihood, make_statistic
-from anomgen.train import Run, Trainer
+from anomgen.train import Run, Trainer, usual_noise
 
 if TYPE_CHECKING:
     from anomgen.detector.base import Detector
@@ -90,9 +90,13 @@ def learn_piece(detector: Detector, stream: Stream) -> None:
     stream.keep(rows.take(held))
     reservoir = stream.reservoir if stream.reservoir is not None and len(stream.reservoir) >= MIN_HELD_OUT else None
     fitted = rows.take(train)
-    epochs = stream.epochs(len(train)) if detector.max_epochs == "auto" else detector.max_epochs
+    # What "auto" derives from the rows must not take one small piece for all there is.
+    plan = {
+        "max_epochs": stream.epochs(len(train)) if detector.max_epochs == "auto" else detector.max_epochs,
+        "noise": usual_noise(stream.total) if detector.noise == "auto" else detector.noise,
+    }
     judged = rows if reservoir is None else reservoir
-    _train(detector, fitted, weight[train], reservoir, None, (judged, judged), max_epochs=epochs, piecewise=True)
+    _train(detector, fitted, weight[train], reservoir, None, (judged, judged), plan)
 
 
 def device_of(model: torch.nn.Module) -> torch.device:
@@ -130,16 +134,21 @@ def _train(
     held_out: Encoded | None,
     held_weight: Array | None,
     judged: tuple[Encoded, Encoded],
-    *,
-    max_epochs: Any = None,
-    piecewise: bool = False,
+    piece: dict[str, Any] | None = None,
 ) -> None:
-    """Train the model, then fit the statistic on the first of `judged` and set the threshold from the second."""
+    """Train the model, then fit the statistic on the first of `judged` and set the threshold from the second.
+
+    `piece` replaces options of the trainer for rows that arrive in pieces.
+    """
     params = detector.get_params(deep=False)
     options = {field.name: params[field.name] for field in fields(Trainer) if field.name in params}
     options |= {"callbacks": tuple(detector.callbacks), "seed": detector.seed_}
-    options |= {} if max_epochs is None else {"max_epochs": max_epochs}
-    facts = {"data_digest": detector.data_digest_, "columns": int(detector.n_features_in_), "piecewise": piecewise}
+    options |= piece or {}
+    facts = {
+        "data_digest": detector.data_digest_,
+        "columns": int(detector.n_features_in_),
+        "piecewise": piece is not None,
+    }
 
     def finish(run: Run) -> None:
         detector.history_ = [*detector.history_, *run.history]
@@ -154,7 +163,7 @@ def _train(
         weight=weight,
         held_out=held_out,
         held_out_weight=held_weight,
-        constant_rate=piecewise,
+        constant_rate=piece is not None,
         detector=detector,
         info=facts,
         finish=finish,

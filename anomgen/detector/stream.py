@@ -26,7 +26,7 @@ class Stream:
     def __init__(self, seed: int) -> None:
         self.waiting: list[tuple[Any, NDArray[np.float64]]] = []
         self.reservoir: Encoded | None = None
-        self.seen = 0
+        self.seen = self.total = 0
         self._random = np.random.default_rng([seed, 3])
 
     @property
@@ -42,6 +42,7 @@ class Stream:
         """All waiting rows in the order they came, and their weights."""
         pieces, weights = zip(*self.waiting, strict=True)
         self.waiting = []
+        self.total += sum(map(len, weights))
         framed = isinstance(pieces[0], pd.DataFrame)
         return (pd.concat(pieces, ignore_index=True) if framed else np.concatenate(pieces)), np.concatenate(weights)
 

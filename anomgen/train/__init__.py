@@ -1,6 +1,7 @@
 """The one training loop: data, a model's objectives and a schedule in, the best averaged weights out."""
 
+from anomgen.train.plan import usual_noise
 from anomgen.train.run import Callback, ProgressBar, Run, default_callbacks
 from anomgen.train.trainer import Trainer
 
-__all__ = ["Callback", "ProgressBar", "Run", "Trainer", "default_callbacks"]
+__all__ = ["Callback", "ProgressBar", "Run", "Trainer", "default_callbacks", "usual_noise"]
