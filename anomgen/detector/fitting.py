@@ -163,7 +163,7 @@ def _train(
         weight=weight,
         held_out=held_out,
         held_out_weight=held_weight,
-        constant_rate=piece is not None,
+        constant_rate=piecewise,
         detector=detector,
         info=facts,
         finish=finish,
