@@ -49,7 +49,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         Columns that the model never sees.
     noise : float or "auto", default="auto"
         Standard deviation of the Gaussian training noise on numbers, in standard deviations of the column. ``"auto"``
-        is ``0.22 (n / 1000)^(-1/4)`` for n rows, between 0.05 and 0.5: like a kernel's bandwidth it falls with n.
+        is ``0.25 (n / 1000)^(-1/4)`` for n rows, between 0.05 and 0.5: like a kernel's bandwidth it falls with n.
     max_epochs : int or "auto", default="auto"
         Passes over the training rows at most; ``"auto"`` derives them from the number of rows.
     batch_size : int or "auto", default="auto"

@@ -94,6 +94,7 @@ def learn_piece(detector: Detector, stream: Stream) -> None:
     plan = {
         "max_epochs": stream.epochs(len(train)) if detector.max_epochs == "auto" else detector.max_epochs,
         "noise": usual_noise(stream.total) if detector.noise == "auto" else detector.noise,
+        "seed": (detector.seed_ + stream.total) % 2**31,
     }
     judged = rows if reservoir is None else reservoir
     _train(detector, fitted, weight[train], reservoir, None, (judged, judged), plan)
@@ -163,7 +164,7 @@ def _train(
         weight=weight,
         held_out=held_out,
         held_out_weight=held_weight,
-        constant_rate=piecewise,
+        constant_rate=piece is not None,
         detector=detector,
         info=facts,
         finish=finish,

@@ -20,11 +20,11 @@ def usual_steps(n: int) -> float:
 
 
 def usual_noise(n: int) -> float:
-    """Training noise for `n` rows: ``0.22 (n / 1000)^(-1/4)`` between 0.05 and 0.5 standard deviations.
+    """Training noise for `n` rows: ``0.25 (n / 1000)^(-1/4)`` between 0.05 and 0.5 standard deviations.
 
     As with a kernel's bandwidth, the fewer rows there are the more each one has to stand for its neighbourhood.
     """
-    return float(np.clip(0.22 * (max(n, 1) / 1000.0) ** -0.25, 0.05, 0.5))
+    return float(np.clip(0.25 * (max(n, 1) / 1000.0) ** -0.25, 0.05, 0.5))
 
 
 @dataclass(frozen=True)
