@@ -77,6 +77,7 @@ def main(
 AUROC     {quality["auroc"]:.4f}
 AUPRC     {quality["auprc"]:.4f} ({np.mean(y_test):.4f} by chance)
 flagged   {summary.flagged:,} of {summary.rows:,} rows: those that score below {summary.threshold:.5g} nats
+caught    {quality["recall"]:.1%} of the anomalies; {quality["precision"]:.1%} of the flagged rows are anomalies
 scores    {out / "scores" / summary.files[0].output}
 model     {out / "model"}, registered as models:/{name}@champion
 run       {run.info.run_id} in experiment {card}

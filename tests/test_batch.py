@@ -258,7 +258,10 @@ def test_evaluation_is_that_of_scikit_learn(
     batch.score_files(detector, files[1], tmp_path / "out", keep=["label"])
     badness = -detector.score_samples(payments.drop(columns="label"))
     quality = batch.evaluate(tmp_path / "out", "label")
+    anomalous, flagged = payments["label"] != 0, badness > -detector.offset_
     assert quality == {
+        "recall": (anomalous & flagged).sum() / anomalous.sum(),
+        "precision": (anomalous & flagged).sum() / flagged.sum(),
         "auroc": roc_auc_score(payments["label"], badness),
         "auprc": average_precision_score(payments["label"], badness),
     }

@@ -94,7 +94,13 @@ def test_score(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert len(scores) == 1200
     flagged = int((scores["score"] < -60).sum())
     quality = anomgen.batch.evaluate(tmp_path / "out", "label")
-    for part in ("1,200 rows", f"{flagged:,} of 1,200", f"{quality['auroc']:.4f}", f"{quality['auprc']:.4f}"):
+    for part in (
+        "1,200 rows",
+        f"{flagged:,} of 1,200",
+        f"{quality['auroc']:.4f}",
+        f"{quality['auprc']:.4f}",
+        f"{quality['recall']:.1%}",
+    ):
         assert part in printed
     assert run("score", folder / "model", *inputs, "--out", tmp_path / "out") == 2
     assert run("score", folder / "model", *inputs, "--out", tmp_path / "out", "--overwrite") == 0

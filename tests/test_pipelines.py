@@ -55,6 +55,8 @@ def test_training_fits_tracks_registers_and_scores(trained: tuple[Path, str]) ->
     assert np.array_equal(scores["label"], y_test)
     auroc, auprc = roc_auc_score(y_test, -scores["score"]), average_precision_score(y_test, -scores["score"])
     flagged = int((scores["score"] < detector.offset_).sum())
+    recall = (scores["score"] < detector.offset_)[y_test == 1].mean()
+    assert f"{recall:.1%} of the anomalies" in printed
     for part in (f"{auroc:.4f}", f"{auprc:.4f}", f"{flagged} of {len(X_test)} rows", "models:/wine-flow@champion"):
         assert part in printed
     assert f"{len(X_train)} normal rows" in printed

@@ -166,7 +166,8 @@ def evaluate(out: str | Path, label: str, normal: Any = 0) -> dict[str, float]:
     Returns
     -------
     dict
-        ``auroc``, the area under the ROC curve, and ``auprc``, the average precision of the anomalies.
+        ``auroc``, the area under the ROC curve, and ``auprc``, the average precision of the anomalies; ``recall`` and
+        ``precision`` of the flags: the share of anomalies that is flagged, and of flagged rows that are anomalies.
 
     Raises
     ------
@@ -174,10 +175,12 @@ def evaluate(out: str | Path, label: str, normal: Any = 0) -> dict[str, float]:
         If there are not both normal rows and anomalies.
     """
     import pyarrow.parquet as pq
-    from sklearn.metrics import average_precision_score, roc_auc_score
+    from sklearn.metrics import average_precision_score, precision_score, recall_score, roc_auc_score
 
-    tables = [pq.read_table(path, columns=[label, "score"]) for path in sorted(Path(out).glob("*.parquet"))]
+    columns = [label, "score", "is_anomaly"]
+    tables = [pq.read_table(path, columns=columns) for path in sorted(Path(out).glob("*.parquet"))]
     scores = np.concatenate([table["score"].to_numpy() for table in tables])
+    flagged = np.concatenate([table["is_anomaly"].to_numpy() for table in tables])
     anomalous = np.concatenate([~is_normal(table[label].to_pandas(), normal) for table in tables])
     if anomalous.all() or not anomalous.any():
         raise ValueError(
@@ -187,6 +190,8 @@ def evaluate(out: str | Path, label: str, normal: Any = 0) -> dict[str, float]:
     return {
         "auroc": float(roc_auc_score(anomalous, -scores)),
         "auprc": float(average_precision_score(anomalous, -scores)),
+        "recall": float(recall_score(anomalous, flagged)),
+        "precision": float(precision_score(anomalous, flagged, zero_division=0.0)),
     }
 
 

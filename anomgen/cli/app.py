@@ -203,6 +203,7 @@ def score(
             "median score": f"{summary.quantiles['0.5']:.6g} nats",
             "AUROC": f"{quality['auroc']:.4f}" if quality else None,
             "AUPRC": f"{quality['auprc']:.4f}" if quality else None,
+            "caught": f"{quality['recall']:.1%} of the anomalies" if quality else None,
             "scores": out,
         }
     )
