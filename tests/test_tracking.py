@@ -32,7 +32,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:training interrupted")
 
 
 def tiny(**options: Any) -> FlowDetector:
-    return FlowDetector(**{"max_epochs": 2, "transforms": 2, "hidden": (8,), "random_state": 0, **options})
+    small = {"max_epochs": 2, "transforms": 2, "hidden": (8,), "validation_fraction": 0.25, "random_state": 0}
+    return FlowDetector(**{**small, **options})
 
 
 def all_runs() -> list[Any]:
@@ -91,7 +92,7 @@ def test_a_fit_is_a_run(tracking_uri: str, numbers: np.ndarray) -> None:
     assert (run.info.status, run.info.run_name) == ("FINISHED", "first")
     assert mlflow.get_experiment_by_name("tables").experiment_id == run.info.experiment_id
     assert run.data.params["hidden"] == "(8,)"
-    assert run.data.params["fit.rows"] == "360"
+    assert run.data.params["fit.rows"] == "300"
     assert run.data.params["fit.device"] == "cpu"
     assert not {"callbacks", "verbose"} & set(run.data.params)
     assert run.data.tags["anomgen.class"] == "FlowDetector"
@@ -117,7 +118,7 @@ def test_metrics_travel_in_batches(tracking_uri: str, numbers: np.ndarray, monke
         return log_batch(self, run_id, metrics=metrics, **rest)
 
     monkeypatch.setattr(mlflow.MlflowClient, "log_batch", counting)
-    detector = tiny(max_epochs=20, patience=1.0, validation_fraction=0.2)
+    detector = tiny(max_epochs=20, patience=1.0)
     detector.set_params(callbacks=(tracking.MLflowCallback(),)).fit(numbers)
     assert sent == [0, 4 * len(detector.history_), 2], "parameters; nats, rates and speed of all epochs; what came out"
     monkeypatch.setattr(tracking.runs, "FLUSH_SECONDS", 0.0)
