@@ -167,6 +167,13 @@ class TestLearning:
         assert (share.predict(X) == -1).sum() == 31
         assert share.offset_ != detector.offset_
 
+    def test_the_automatic_threshold_of_a_short_table_holds_on_new_rows(self, family: str) -> None:
+        X, new = table(150, 8), table(2000, 8, seed=5)
+        detector = learned(family, max_epochs=200, noise=0.05).fit(X)
+        by_training_scores = np.quantile(detector.score_samples(X), 0.01)
+        assert (detector.predict(new) == -1).mean() < 0.05
+        assert (detector.score_samples(new) < by_training_scores).mean() > 0.1
+
     def test_y_is_ignored(self, family: str) -> None:
         X = table()
         a, b = toy(family).fit(X), toy(family).fit(X, np.arange(300) % 2)

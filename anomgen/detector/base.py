@@ -40,8 +40,10 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         What a row is scored by: ``"likelihood"``, ``"typicality"`` or an instance. ``"auto"`` is the family's own
         choice, the likelihood for tables.
     contamination : float or "auto", default="auto"
-        Share of the training rows that `predict` flags, in (0, 0.5]. ``"auto"`` is 1 %, of the held-out rows if there
-        are 300 of them, for a model scores the rows it learned from higher than others. It moves the threshold only.
+        Share of the training rows that `predict` flags, in (0, 0.5]. ``"auto"`` is 1 % of rows that did not train, for
+        a model scores the rows it learned from higher than others: of the held-out rows where there are 300 of them;
+        of three folds scored by three auxiliary models where the table is too short to hold any out (which takes three
+        more fits; give a number to save them); else of the training rows. It moves the threshold only.
     kinds : mapping of column to str, optional
         What columns are to be taken for, instead of what the encoder infers: ``"constant"``, ``"binary"``,
         ``"lattice"``, ``"continuous"``, ``"heavy-tailed"``, ``"categorical"`` or ``"datetime"``.
@@ -359,4 +361,4 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _map_frame(self, X: Any, statistic: Statistic | None) -> Array:
         X = validated(self, X, reset=False, minimum=1)
-        return fitting.map_encoded(self, self.encoder_.encode(X), statistic)
+        return fitting.map_encoded(self.model_, self.encoder_.encode(X), statistic, self.compile)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import fields
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from anomgen.detector import state
 from anomgen.detector.checks import check_parameters, data_digest, validated
 from anomgen.detector.stream import Stream
 from anomgen.encode import Encoded, TableEncoder
-from anomgen.generative import Rows, Space
+from anomgen.generative import GenerativeModel, Rows, Space
 from anomgen.statistic import MAX_ROWS, Statistic, check_abilities, log_likelihood, make_statistic
 from anomgen.train import Run, Trainer, usual_noise
 
@@ -32,6 +33,10 @@ MIN_HELD_OUT = 100
 """Held-out rows below which there is no early stop: their mean says too little, and the rows teach more than it."""
 MIN_JUDGES = 300
 """Held-out rows from which ``contamination="auto"`` reads the threshold: three of them lie below the 1 % quantile."""
+FOLDS = 3
+"""Auxiliary models for the threshold of a table too short to hold rows out."""
+MIN_FOLDED = 30
+"""Rows below which not even that is worth while."""
 
 
 def prepare(detector: Detector, X: Any, sample_weight: Any, reset: bool, minimum: int) -> tuple[Any, Array | None]:
@@ -75,8 +80,9 @@ def learn(detector: Detector, X: Any, weight: Array | None, X_val: Any) -> None:
         held_out = detector.encoder_.encode(X_val, cells=True)
     detector.history_ = []
     held_weight = weight[held] if weight is not None and len(held) else None
+    folded = _folded_scores(detector, rows, weight) if held_out is None else None
     judged = (fitted if held_out is None else held_out, rows)
-    _train(detector, fitted, None if weight is None else weight[train], held_out, held_weight, judged)
+    _train(detector, fitted, None if weight is None else weight[train], held_out, held_weight, judged, folded=folded)
 
 
 def learn_piece(detector: Detector, stream: Stream) -> None:
@@ -97,7 +103,7 @@ def learn_piece(detector: Detector, stream: Stream) -> None:
         "seed": (detector.seed_ + stream.total) % 2**31,
     }
     judged = rows if reservoir is None else reservoir
-    _train(detector, fitted, weight[train], reservoir, None, (judged, judged), plan)
+    _train(detector, fitted, weight[train], reservoir, None, (judged, judged), piece=plan)
 
 
 def device_of(model: torch.nn.Module) -> torch.device:
@@ -106,18 +112,18 @@ def device_of(model: torch.nn.Module) -> torch.device:
     return torch.device("cpu") if first is None else first.device
 
 
-def map_encoded(detector: Detector, rows: Encoded, statistic: Statistic | None) -> Array:
+def map_encoded(model: GenerativeModel, rows: Encoded, statistic: Statistic | None, compiled: bool) -> Array:
     """Scores of encoded rows under a statistic, or their log-likelihoods, in tiles."""
 
     def score(z: Tensor, log_det: Tensor) -> Tensor:
         part = Rows(z, log_det)
-        return log_likelihood(detector.model_, part) if statistic is None else statistic(detector.model_, part)
+        return log_likelihood(model, part) if statistic is None else statistic(model, part)
 
     columns = (torch.from_numpy(rows.z), torch.from_numpy(rows.log_det))
     gradient = statistic is not None and statistic.gradient
-    device = device_of(detector.model_)
-    height = runtime.tile_height(sum(p.numel() for p in detector.model_.parameters()), device)
-    with runtime.compiling(detector.compile):
+    device = device_of(model)
+    height = runtime.tile_height(sum(p.numel() for p in model.parameters()), device)
+    with runtime.compiling(compiled):
         return runtime.map_rows(score, columns, device=device, height=height, gradient=gradient)
 
 
@@ -128,6 +134,35 @@ def _split(detector: Detector, n: int, given: bool) -> tuple[NDArray[np.int64], 
     return (np.sort(order[held:]), np.sort(order[:held])) if held >= MIN_HELD_OUT else (np.arange(n), order[:0])
 
 
+def _folded_scores(detector: Detector, rows: Encoded, weight: Array | None) -> Array | None:
+    """Scores of rows by models that did not train on them, where the automatic threshold needs them.
+
+    A table too short to hold rows out is cut into three folds; each is scored by an auxiliary model of the other two.
+    The scores of training rows themselves would flag most new rows of a short table.
+    """
+    if detector.contamination != "auto" or len(rows) < MIN_FOLDED:
+        return None
+    trainer = Trainer(**_options(detector))
+    space = Space(**detector.encoder_.layout())
+    order = np.random.default_rng([detector.seed_, 4]).permutation(len(rows))
+    scores = np.empty(len(rows))
+    for fold in np.array_split(order, FOLDS):
+        rest = np.setdiff1d(order, fold)
+        model, statistic = state.build_model(detector), copy.deepcopy(detector.statistic_)
+        trainer.fit(model, space, rows.take(rest), weight=None if weight is None else weight[rest], watched=False)
+        train = _rows(model, rows.take(rest))
+        statistic.to(device_of(model)).fit(model, train, train)
+        scores[fold] = map_encoded(model, rows.take(fold), statistic, detector.compile)
+    return scores
+
+
+def _options(detector: Detector) -> dict[str, Any]:
+    """The trainer's options among the detector's parameters."""
+    params = detector.get_params(deep=False)
+    options = {field.name: params[field.name] for field in fields(Trainer) if field.name in params}
+    return options | {"callbacks": tuple(detector.callbacks), "seed": detector.seed_}
+
+
 def _train(
     detector: Detector,
     rows: Encoded,
@@ -135,16 +170,14 @@ def _train(
     held_out: Encoded | None,
     held_weight: Array | None,
     judged: tuple[Encoded, Encoded],
+    *,
     piece: dict[str, Any] | None = None,
+    folded: Array | None = None,
 ) -> None:
     """Train the model, then fit the statistic on the first of `judged` and set the threshold from the second.
 
-    `piece` replaces options of the trainer for rows that arrive in pieces.
+    `piece` replaces options of the trainer for rows that arrive in pieces; `folded` are honest scores of the rows.
     """
-    params = detector.get_params(deep=False)
-    options = {field.name: params[field.name] for field in fields(Trainer) if field.name in params}
-    options |= {"callbacks": tuple(detector.callbacks), "seed": detector.seed_}
-    options |= piece or {}
     facts = {
         "data_digest": detector.data_digest_,
         "columns": int(detector.n_features_in_),
@@ -155,9 +188,9 @@ def _train(
         detector.history_ = [*detector.history_, *run.history]
         detector.n_epochs_ = int(run.history[-1]["epoch"]) if run.history else 0
         detector.best_epoch_ = run.best_epoch
-        _conclude(detector, rows, *judged)
+        _conclude(detector, rows, *judged, folded)
 
-    Trainer(**options).fit(
+    Trainer(**(_options(detector) | (piece or {}))).fit(
         detector.model_,
         Space(**detector.encoder_.layout()),
         rows,
@@ -171,21 +204,24 @@ def _train(
     )
 
 
-def _conclude(detector: Detector, train: Encoded, held_out: Encoded, scored: Encoded) -> None:
-    """Fit the statistic, then set the threshold from the scores of `scored`."""
-    detector.statistic_.to(device_of(detector.model_))
-    detector.statistic_.fit(detector.model_, _rows(detector, held_out), _rows(detector, train))
-    scores = map_encoded(detector, scored, detector.statistic_)
+def _conclude(detector: Detector, train: Encoded, held_out: Encoded, scored: Encoded, folded: Array | None) -> None:
+    """Fit the statistic, then set the threshold from the scores of `scored`, or from more honest ones."""
+    model, statistic = detector.model_, detector.statistic_
+    statistic.to(device_of(model))
+    statistic.fit(model, _rows(model, held_out), _rows(model, train))
+    scores = map_encoded(model, scored, statistic, detector.compile)
     detector.score_quantiles_ = calibrate.quantiles(scores)
     # A model scores the rows it learned from higher than others; a share asked for in numbers is of the training rows,
     # as in scikit-learn.
-    if detector.contamination == "auto" and held_out is not train and len(held_out) >= MIN_JUDGES:
-        scores = map_encoded(detector, held_out, detector.statistic_)
+    if folded is not None:
+        scores = folded
+    elif detector.contamination == "auto" and held_out is not train and len(held_out) >= MIN_JUDGES:
+        scores = map_encoded(model, held_out, statistic, detector.compile)
     detector.offset_ = calibrate.threshold(scores, detector.contamination)
 
 
-def _rows(detector: Detector, rows: Encoded) -> Rows:
+def _rows(model: GenerativeModel, rows: Encoded) -> Rows:
     """At most ``MAX_ROWS`` rows, evenly spread, on the model's device."""
     kept = np.linspace(0, len(rows) - 1, min(len(rows), MAX_ROWS)).astype(np.int64)
-    device = device_of(detector.model_)
+    device = device_of(model)
     return Rows(torch.from_numpy(rows.z[kept]).to(device), torch.from_numpy(rows.log_det[kept]).to(device))

@@ -97,6 +97,7 @@ class Trainer:
         detector: Any = None,
         info: dict[str, Any] | None = None,
         finish: Callable[[Run], None] | None = None,
+        watched: bool = True,
     ) -> Run:
         """Train `model` in place.
 
@@ -116,6 +117,8 @@ class Trainer:
             More facts for ``run.info``.
         finish : callable, optional
             What completes the detector, before callbacks hear that the fit has ended.
+        watched : bool
+            Whether callbacks and a person see this fit; auxiliary models train unseen.
 
         Returns
         -------
@@ -131,7 +134,8 @@ class Trainer:
         facts = {"rows": len(train), "coordinates": space.dim, "device": str(device), "precision": self.precision}
         held = 0 if held_out is None else len(held_out)
         run = Run(model, {**facts, "held_out_rows": held, **plan.facts(), **(info or {})}, detector=detector)
-        watchers = [*self.callbacks, *default_callbacks, *([ProgressBar()] if _person_is_looking(self.verbose) else [])]
+        bar = [ProgressBar()] if _person_is_looking(self.verbose) else []
+        watchers = [*self.callbacks, *default_callbacks, *bar] if watched else []
         try:
             for watcher in watchers:
                 watcher.on_fit_begin(run)
