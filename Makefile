@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := anomgen pipelines tests docs .ci
 JOBS ?= auto
+# Where the tables lie that have to be downloaded; datasets/README.md says which.
+DATA ?= data
 
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 APT = On Debian or Ubuntu: sudo apt-get install python3-venv
@@ -32,9 +34,9 @@ format: $(VENV)/.installed-test ## repair what can be repaired by machine
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
-bench: $(VENV)/.installed-bench ## the speed and accuracy figures, next to their peers
+bench: $(VENV)/.installed-bench ## the speed and accuracy figures, next to their peers (tables below DATA=data)
 	$(BIN)/python pipelines/benchmark_speed.py
-	$(BIN)/python pipelines/benchmark_tables.py
+	$(BIN)/python pipelines/benchmark_tables.py --data $(DATA) --out tables.csv
 
 docs: $(VENV)/.installed-docs ## the HTML documentation, in docs/_build/html
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
