@@ -234,6 +234,22 @@ class TestPieces:
         assert detector.score_samples(X).shape == (60,)
         assert hasattr(detector, "model_")
 
+    def test_a_piece_that_cannot_be_used_costs_no_other(self, family: str) -> None:
+        X = table(400)
+        detector = toy(family).partial_fit(X[:200])
+        bad = X[200:300].copy()
+        bad[5, 1] = np.inf
+        with pytest.raises(ValueError, match="infinity"):
+            detector.partial_fit(bad)
+        detector.partial_fit(X[200:])
+        assert np.array_equal(
+            detector.score_samples(X), toy(family).partial_fit(X[:200]).partial_fit(X[200:]).score_samples(X)
+        )
+        single = toy(family).partial_fit(X[:1])
+        with pytest.raises(ValueError, match="1 sample"):
+            single.score_samples(X)
+        assert single.partial_fit(X[1:300]).score_samples(X).shape == (400,)
+
     def test_the_encoder_is_frozen_and_later_levels_are_unseen(self, family: str) -> None:
         rng = np.random.default_rng(0)
         frame = pd.DataFrame({"c": rng.choice(["a", "b"], 300), "x": rng.normal(size=300)})

@@ -86,12 +86,18 @@ def learn(detector: Detector, X: Any, weight: Array | None, X_val: Any) -> None:
 
 
 def learn_piece(detector: Detector, stream: Stream) -> None:
-    """Train on the rows that wait in a stream."""
+    """Train on the rows that wait in a stream; if they cannot be used, all but the last piece go on waiting."""
+    pieces = list(stream.waiting)
     X, weight = stream.release()
-    if not hasattr(detector, "model_"):
-        begin(detector, X, weight)
+    try:
+        if not hasattr(detector, "model_"):
+            begin(detector, X, weight)
+        rows = detector.encoder_.encode(X, cells=True)
+    except (ValueError, TypeError):
+        stream.waiting = pieces if len(X) < 2 else pieces[:-1]
+        raise
+    stream.total += len(X)
     detector.data_digest_ = data_digest(X)
-    rows = detector.encoder_.encode(X, cells=True)
     train, held = stream.split(len(rows))
     stream.keep(rows.take(held))
     reservoir = stream.reservoir if stream.reservoir is not None and len(stream.reservoir) >= MIN_HELD_OUT else None

@@ -42,7 +42,6 @@ class Stream:
         """All waiting rows in the order they came, and their weights."""
         pieces, weights = zip(*self.waiting, strict=True)
         self.waiting = []
-        self.total += sum(map(len, weights))
         framed = isinstance(pieces[0], pd.DataFrame)
         return (pd.concat(pieces, ignore_index=True) if framed else np.concatenate(pieces)), np.concatenate(weights)
 

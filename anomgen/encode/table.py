@@ -162,7 +162,7 @@ class TableEncoder:
             if wanted is None and not dtype.levels and len(levels) > max(30, FREE_TEXT * len(observed)):
                 raise ValueError(
                     f"column {name!r} looks like free text or an identifier ({len(levels)} distinct values in "
-                    f"{len(observed)} rows); pass exclude=[{name!r}], or kinds={{{name!r}: 'categorical'}} to keep it"
+                    f"{len(observed)} rows); pass exclude=[{name!r}], or kinds={{{name!r}: 'categorical'}} ('datetime')"
                 )
             found = codes(series, tuple(levels))
             return category_column(name, found[~absent], levels, observed, **common)
