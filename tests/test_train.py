@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from anomgen.encode import Encoded, TableEncoder
 from anomgen.generative import GenerativeModel, Space
 from anomgen.train import Callback, Run, Trainer
+from anomgen.train.adam import Adam
 from anomgen.train.judge import Judge
 from anomgen.train.plan import FINAL_RATE, Plan, usual_noise, usual_steps
 from anomgen.train.tensors import Batches, FlatParameters, flatten
@@ -262,6 +263,24 @@ class TestJudge:
         judge = Judge(np.array([1.0, 0.0, 1.0]))
         judge(np.zeros(3))
         assert judge(np.array([-1.0, 99.0, -1.0])) == (-1.0, True)
+
+
+class TestAdam:
+    @pytest.mark.parametrize("decay", [0.0, 0.3])
+    def test_equals_torchs(self, decay: float) -> None:
+        ours = torch.linspace(-1, 1, 50)
+        theirs = nn.Parameter(ours.clone())
+        adam = Adam(ours, torch.ones(50))
+        reference = torch.optim.AdamW([theirs], lr=0.1, weight_decay=decay)
+        generator = torch.Generator().manual_seed(0)
+        for step in range(60):
+            gradient = torch.randn(50, generator=generator) + ours
+            theirs.grad = gradient.clone()
+            rate = 0.1 / (1 + step)
+            reference.param_groups[0]["lr"] = rate
+            reference.step()
+            adam.step(gradient, rate, decay)
+        assert ours.numpy() == pytest.approx(theirs.detach().numpy(), rel=1e-4, abs=1e-6)
 
 
 class TestTensors:

@@ -80,9 +80,8 @@ def learn(detector: Detector, X: Any, weight: Array | None, X_val: Any) -> None:
         held_out = detector.encoder_.encode(X_val, cells=True)
     detector.history_ = []
     held_weight = weight[held] if weight is not None and len(held) else None
-    folded = _folded_scores(detector, rows, weight) if held_out is None else None
     judged = (fitted if held_out is None else held_out, rows)
-    _train(detector, fitted, None if weight is None else weight[train], held_out, held_weight, judged, folded=folded)
+    _train(detector, fitted, None if weight is None else weight[train], held_out, held_weight, judged)
 
 
 def learn_piece(detector: Detector, stream: Stream) -> None:
@@ -109,7 +108,7 @@ def learn_piece(detector: Detector, stream: Stream) -> None:
         "seed": (detector.seed_ + stream.total) % 2**31,
     }
     judged = rows if reservoir is None else reservoir
-    _train(detector, fitted, weight[train], reservoir, None, (judged, judged), piece=plan)
+    _train(detector, fitted, weight[train], reservoir, None, (judged, judged), plan)
 
 
 def device_of(model: torch.nn.Module) -> torch.device:
@@ -176,13 +175,11 @@ def _train(
     held_out: Encoded | None,
     held_weight: Array | None,
     judged: tuple[Encoded, Encoded],
-    *,
     piece: dict[str, Any] | None = None,
-    folded: Array | None = None,
 ) -> None:
     """Train the model, then fit the statistic on the first of `judged` and set the threshold from the second.
 
-    `piece` replaces options of the trainer for rows that arrive in pieces; `folded` are honest scores of the rows.
+    `piece` replaces options of the trainer for rows that arrive in pieces.
     """
     facts = {
         "data_digest": detector.data_digest_,
@@ -194,6 +191,7 @@ def _train(
         detector.history_ = [*detector.history_, *run.history]
         detector.n_epochs_ = int(run.history[-1]["epoch"]) if run.history else 0
         detector.best_epoch_ = run.best_epoch
+        folded = _folded_scores(detector, rows, weight) if held_out is None and piece is None else None
         _conclude(detector, rows, *judged, folded)
 
     Trainer(**(_options(detector) | (piece or {}))).fit(

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from anomgen import runtime
 from anomgen.encode import Encoded
 from anomgen.generative import GenerativeModel, Space
+from anomgen.train.adam import Adam
 from anomgen.train.judge import Judge
 from anomgen.train.plan import Plan, usual_noise
 from anomgen.train.run import Callback, ProgressBar, Run, default_callbacks
@@ -240,7 +241,6 @@ class _Loop:
     def _step(self, key: int, objective: Any, z: Tensor, weight: Tensor | None) -> Tensor:
         flat, optimizer = self.flats[key], self.optimizers[key]
         rate = self.trainer.learning_rate * self.scale * self.plan.rate(self.step)
-        optimizer.param_groups[0]["lr"] = rate
         assert flat.vector.grad is not None
         flat.vector.grad.zero_()
         with self._autocast():
@@ -249,8 +249,7 @@ class _Loop:
         loss.backward()
         norm = torch.linalg.vector_norm(flat.vector.grad)
         flat.vector.grad.mul_((self.trainer.clip / (norm + 1e-6)).clamp_(max=1.0))
-        flat.vector.data.addcmul_(flat.vector.data, flat.matrices, value=-rate * self.trainer.weight_decay)
-        optimizer.step()
+        optimizer.step(flat.vector.grad, rate, self.trainer.weight_decay)
         # The average's memory grows with the steps done, so that it never remembers the initial weights.
         decay = min(self.trainer.ema, self.step / (self.step + 10.0))
         self.averages[key].lerp_(flat.vector.detach(), 1.0 - decay)
@@ -302,10 +301,7 @@ class _Loop:
         )
 
     def _new_optimizers(self) -> None:
-        rate = self.trainer.learning_rate
-        self.optimizers = {
-            key: torch.optim.Adam([flat.vector], lr=rate, fused=True) for key, flat in self.flats.items()
-        }
+        self.optimizers = {key: Adam(flat.vector.data, flat.matrices) for key, flat in self.flats.items()}
 
     def _fix_noise(self, held_out: Encoded) -> Tensor:
         with runtime.seeded(self.trainer.seed, 2, device=self.device):
