@@ -15,8 +15,8 @@ class Adam:
     .. math:: m \leftarrow \beta_1 m + (1 - \beta_1) g, \quad v \leftarrow \beta_2 v + (1 - \beta_2) g^2, \quad
        w \leftarrow w - \eta \lambda w - \eta \frac{m / (1 - \beta_1^t)}{\sqrt{v / (1 - \beta_2^t)} + \epsilon}
 
-    Equal to ``torch.optim.AdamW`` up to rounding. As all parameters lie in one vector, no kernel that fuses many tensors
-    is needed; and torch's own class costs a fresh process a second of imports at its first fit.
+    Equal to ``torch.optim.AdamW`` up to rounding. As all parameters lie in one vector, no kernel that fuses many
+    tensors is needed; and torch's own class costs a fresh process a second of imports at its first fit.
 
     Parameters
     ----------
