@@ -291,6 +291,13 @@ class TestRoundTrip:
         assert back.dtype == np.float32
         assert back == pytest.approx(x, abs=1e-5)
 
+    def test_rounded_numbers_come_back_as_they_were_written(self) -> None:
+        x = np.round(RNG.normal(2, 1, size=(N, 1)), 2)
+        encoder = restored(TableEncoder().fit(x))
+        assert np.array_equal(encoder.decode(encoder.encode(x).z), x)
+        thirds = RNG.integers(0, 9, (N, 1)) / 3
+        assert TableEncoder().fit(thirds).columns_[0].decimals == -1
+
     def test_counts_stay_in_the_training_range(self) -> None:
         x = RNG.poisson(2, (N, 1)).astype(float)
         encoder = TableEncoder().fit(x)

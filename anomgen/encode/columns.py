@@ -44,6 +44,8 @@ class Column:
         How frequent each level of a binary or categorical column is; they sum to 1.
     origin, step : float
         A regular lattice is ``origin + k * step``; ``step`` 0 for all others.
+    decimals : int
+        Decimal places that write every level of a regular lattice exactly; -1 where there are none.
     center, scale, low, high, shift, spread : float
         The map of :class:`~anomgen.encode.transform.Maps`.
     minimum, maximum : float
@@ -63,6 +65,7 @@ class Column:
     shares: tuple[float, ...] = ()
     origin: float = 0.0
     step: float = 0.0
+    decimals: int = -1
     center: float = 0.0
     scale: float = 1.0
     low: float = 0.0
@@ -141,6 +144,7 @@ def number_column(name: str | int, x: Array, weight: Array, *, kind: str | None,
         levels=tuple(levels.tolist()) if kind == "lattice" and not regular else (),
         origin=float(levels[0]) if regular else 0.0,
         step=step if regular else 0.0,
+        decimals=_decimals(levels) if regular else -1,
         minimum=float(levels[0]),
         maximum=float(levels[-1]),
         bent=bool(bent),
@@ -202,6 +206,10 @@ def _regular_step(levels: Array, eps: float, limit: float) -> float:
             return float((levels[-1] - levels[0]) / count.sum())
         step = float(remainder.min())
     return 0.0
+
+
+def _decimals(levels: Array) -> int:
+    return next((places for places in range(13) if np.array_equal(np.round(levels, places), levels)), -1)
 
 
 def _shares(x: Array, levels: Array, weight: Array) -> tuple[float, ...]:

@@ -143,6 +143,7 @@ def _decode_column(
     if column.kind == "lattice":
         if column.step > 0:
             steps = np.rint((np.clip(real[j], column.minimum, column.maximum) - column.origin) / column.step)
-            return np.asarray(column.origin + steps * column.step)
+            values = column.origin + steps * column.step
+            return np.asarray(values if column.decimals < 0 else np.round(values, column.decimals))
         return np.asarray(levels[np.searchsorted(0.5 * (levels[1:] + levels[:-1]), real[j])])
     return real[j]
