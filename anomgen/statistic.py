@@ -25,8 +25,6 @@ class Statistic(nn.Module):
     """Abilities of the model that it uses."""
     gradient: ClassVar[bool] = False
     """Whether it differentiates the model; it is then mapped without inference mode."""
-    in_nats: ClassVar[bool] = False
-    """Whether the score is the log-density itself."""
     options: ClassVar[tuple[str, ...]] = ()
     """Names of the constructor's parameters."""
 
@@ -53,8 +51,6 @@ class Likelihood(Statistic):
 
     The default for tables, where likelihoods order rows well (the paradox met on images is rare on tables).
     """
-
-    in_nats = True
 
     def forward(self, model: GenerativeModel, rows: Rows) -> Tensor:
         """Log-likelihood of every row, nats."""

@@ -482,6 +482,18 @@ class TestShell:
         with pytest.raises(ValueError, match="no family is called 'strange'"):
             families.get("strange")
 
+    def test_entry_points_are_registered_on_request_only(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from importlib.metadata import EntryPoint
+
+        from anomgen import families
+
+        point = EntryPoint("toy", "tests.toys:OutsideDetector", "anomgen.families")
+        monkeypatch.setattr(families, "entry_points", lambda group: [point] if group == point.group else [])
+        assert "outside" not in families.names()
+        assert families.register_entry_points() == ["OutsideDetector"]
+        assert "outside" in families.names()
+        families._registered.clear()
+
     def test_one_row_from_a_fitted_frame_detector_given_as_array_warns_only(self, numbers: np.ndarray) -> None:
         frame = pd.DataFrame(numbers, columns=list("abc"))
         detector = toy("FlowDetector").fit(frame)

@@ -6,8 +6,13 @@ from typing import Any
 
 from anomgen.detector import Detector
 from anomgen.families import all_detectors
+from anomgen.families.flow import FlowDetector
 
 FAMILIES = sorted(all_detectors())
+
+
+class OutsideDetector(FlowDetector):
+    """A family as another package would offer it."""
 
 
 def toy(name: str, **params: Any) -> Detector:

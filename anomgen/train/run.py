@@ -39,8 +39,8 @@ class Run:
         Facts known before the first epoch: rows, coordinates, device, batch size, epochs planned, data digest.
     history : list of dict
         One entry a check: ``epoch``, ``step``, ``train_nats`` and ``held_out_nats`` (mean log-likelihood a row in the
-        user's units, nats; of the training batches and of the averaged weights), ``learning_rate``, ``rows_per_s``,
-        ``seconds``.
+        user's units, nats, under the training noise; of the training batches and of the averaged weights),
+        ``learning_rate``, ``rows_per_s``, ``seconds``.
     best_epoch : int
         The epoch whose averaged weights were kept.
     stopped_because : str
