@@ -14,14 +14,20 @@ if TYPE_CHECKING:
     from anomgen import data as data
     from anomgen import tracking as tracking
     from anomgen.data import load_dataset as load_dataset
+    from anomgen.detector import ConditionalDetector as ConditionalDetector
     from anomgen.detector import Detector as Detector
+    from anomgen.detector import TrainedDetector as TrainedDetector
     from anomgen.families import load as load
     from anomgen.families import register as register
     from anomgen.families.flow import FlowDetector as FlowDetector
     from anomgen.generative import GenerativeModel as GenerativeModel
     from anomgen.generative import Space as Space
     from anomgen.persist import FormatError as FormatError
+    from anomgen.statistic import Discriminator as Discriminator
+    from anomgen.statistic import Energy as Energy
+    from anomgen.statistic import Features as Features
     from anomgen.statistic import Likelihood as Likelihood
+    from anomgen.statistic import Reconstruction as Reconstruction
     from anomgen.statistic import Statistic as Statistic
     from anomgen.statistic import Typicality as Typicality
     from anomgen.tracking import autolog as autolog
@@ -31,13 +37,19 @@ __version__ = "0.1.0"
 
 _homes = {
     "Callback": "anomgen.train",
+    "ConditionalDetector": "anomgen.detector",
     "Detector": "anomgen.detector",
+    "Discriminator": "anomgen.statistic",
+    "Energy": "anomgen.statistic",
+    "Features": "anomgen.statistic",
     "FlowDetector": "anomgen.families.flow",
     "FormatError": "anomgen.persist",
     "GenerativeModel": "anomgen.generative",
     "Likelihood": "anomgen.statistic",
+    "Reconstruction": "anomgen.statistic",
     "Space": "anomgen.generative",
     "Statistic": "anomgen.statistic",
+    "TrainedDetector": "anomgen.detector",
     "Typicality": "anomgen.statistic",
     "autolog": "anomgen.tracking",
     "batch": "anomgen",
@@ -50,13 +62,19 @@ _homes = {
 
 __all__ = [
     "Callback",
+    "ConditionalDetector",
     "Detector",
+    "Discriminator",
+    "Energy",
+    "Features",
     "FlowDetector",
     "FormatError",
     "GenerativeModel",
     "Likelihood",
+    "Reconstruction",
     "Space",
     "Statistic",
+    "TrainedDetector",
     "Typicality",
     "__version__",
     "autolog",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -24,10 +25,15 @@ class Space:
         ``"real"``: a density lives here. ``"lattice"``: a number known up to a box of fixed width. ``"cell"``: a level
         of a discrete column, an interval of the standard normal distribution as wide as the level is frequent.
     edges : tuple of tuple of float
-        For a cell coordinate the inner edges between its levels in model space, ascending (the last level is the one
-        for values never seen in training); empty for the others.
+        For a cell coordinate the inner edges between its levels in model space, ascending; empty for the others.
     missing : tuple of bool
         Whether a coordinate may stand for a missing value.
+    unseen : tuple of float
+        Probability set aside for the last level of a cell coordinate, the one for values never seen in training; 0
+        where every level was seen, and for the other kinds. Zeros unless given.
+    condition : tuple of bool
+        Which coordinates are given rather than modelled: the last ones of a row, levels as their numbers. False unless
+        given.
 
     Examples
     --------
@@ -40,11 +46,30 @@ class Space:
     kinds: tuple[str, ...]
     edges: tuple[tuple[float, ...], ...]
     missing: tuple[bool, ...]
+    unseen: tuple[float, ...] = ()
+    condition: tuple[bool, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Fill in what is left out."""
+        object.__setattr__(self, "unseen", self.unseen or (0.0,) * len(self.names))
+        object.__setattr__(self, "condition", self.condition or (False,) * len(self.names))
 
     @property
     def dim(self) -> int:
         """Number of coordinates of one row."""
         return len(self.names)
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """Levels of each cell coordinate, the one for unseen values included; 0 for the other kinds."""
+        return tuple(
+            len(edges) + 1 if kind == "cell" else 0 for kind, edges in zip(self.kinds, self.edges, strict=True)
+        )
+
+    @property
+    def modelled(self) -> int:
+        """Number of coordinates that are not a condition: the first ones."""
+        return self.dim - sum(self.condition)
 
     @classmethod
     def real(cls, dim: int) -> Space:
@@ -72,15 +97,34 @@ class GenerativeModel(nn.Module):
     """A model of encoded rows ``z`` of shape ``(n, *event)``.
 
     A family writes :meth:`sample` and either ``log_prob`` or its own :meth:`loss`. Abilities are methods that exist or
-    do not: ``log_prob(z)``, ``log_prob_terms(z)``, ``reconstruct(z)``, ``realness(z)``, ``features(z)``,
-    ``sample_given(z, observed)``. Never define one that raises.
+    do not: ``log_prob(z)``, ``log_prob_terms(z)`` of shape ``(n, *event)`` that sums to it, ``energy(z)`` (minus an
+    unnormalized log-density), ``reconstruct(z)``, ``features(z)``, ``realness(z)``, ``latent(z)``,
+    ``sample_given(z, observed)``, ``fit_closed_form(z, weight, held_out, blur)``. Never define one that raises.
+
+    The attributes below may be set on the class or on an instance.
     """
 
-    codes = False
-    """Whether the model receives integer codes on cell coordinates and returns their probability mass."""
+    codes: ClassVar[bool] = False
+    """Whether the model receives level numbers on cell coordinates, NaN on missing ones, and returns the probability
+    mass of levels; otherwise levels arrive as points of a standard normal distribution and missing values as noise."""
+    likelihood: Literal["exact", "bound", "estimate"] = "exact"
+    """What ``log_prob`` is: the log-density of a normalized model, a lower bound of one, or an estimate."""
+    universal: bool = False
+    """Whether the model comes close to any continuous density, given width and rows."""
+    nats: bool = True
+    """Whether :meth:`loss` and :meth:`monitor` are negative log-likelihoods in nats, or bounds of them."""
+    judged: bool = True
+    """Whether :meth:`monitor` on held-out rows decides which weights are kept and when training stops."""
+    passes: int = 1
+    """Rows the networks see for each row scored, such as draws of a latent; keeps the tiles of scoring in cache."""
+    sized_by_data: tuple[str, ...] = ()
+    """Buffers, by their name in the state, whose shape the training rows decide; loading takes theirs from the file."""
 
     def sample(self, n: int) -> Tensor:
-        """Draw `n` rows of shape ``(n, *event)`` with torch's current generator."""
+        """Draw `n` rows of shape ``(n, *event)`` with torch's current generator.
+
+        A model of a space with conditions takes a second argument, the conditions of the rows, shape ``(n, k)``.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define sample(n)")
 
     def loss(self, z: Tensor) -> Tensor:
@@ -89,15 +133,23 @@ class GenerativeModel(nn.Module):
         return -log_prob(z)
 
     def objectives(self) -> list[Objective]:
-        """Pairs ``(parameters, loss)`` optimized in turn on every batch."""
+        """Pairs ``(parameters, loss)`` optimized in turn on every batch; a pair may come more than once."""
         return [(self.parameters(), self.loss)]
 
     def on_epoch(self, progress: float) -> None:
         """Called before every epoch with the share of the schedule done, in [0, 1]."""
 
     def monitor(self, z: Tensor) -> Tensor:
-        """What held-out rows are judged by: a loss of every row under fixed noise, shape ``(n,)``."""
+        """What rows are judged by: a loss of every row under fixed noise, shape ``(n,)``."""
         return self.loss(z)
+
+    def measure(self, z: Tensor) -> dict[str, float]:
+        """Signs of health under the averaged weights, at every check, on held-out rows or else on training rows."""
+        return {}
+
+    def complaints(self, history: Sequence[Mapping[str, float]]) -> list[str]:
+        """What went wrong in a training, from its record: one sentence each, with what to do about it."""
+        return []
 
 
 def abilities(model: nn.Module) -> set[str]:

@@ -141,15 +141,28 @@ def _tile(column: Tensor, start: int, height: int) -> Tensor:
     return torch.cat([part, filler.expand(short, *part.shape[1:])])
 
 
-def sample_rows(sample: Callable[[int], Tensor], n: int, *, seed: int, device: torch.device, start: int = 0) -> Tensor:
+def sample_rows(
+    sample: Callable[..., Tensor],
+    n: int,
+    *,
+    seed: int,
+    device: torch.device,
+    start: int = 0,
+    given: Tensor | None = None,
+) -> Tensor:
     """Rows ``start .. start + n`` of the endless sequence that `seed` defines, drawn in tiles of 1,024.
 
-    Every tile is seeded by ``(seed, tile number)``, so any way of cutting the sequence gives the same rows.
+    Every tile is seeded by ``(seed, tile number)``, so any way of cutting the sequence gives the same rows. Where
+    conditions are `given`, one for each of the `n` rows, `sample` gets those of its tile as a second argument.
     """
     first, last = start // SAMPLE_TILE, -(-(start + n) // SAMPLE_TILE)
     tiles = []
+    if given is not None:
+        before = given[:1].expand(start - first * SAMPLE_TILE, -1)
+        given = torch.cat([before, given])
     with threads(1), torch.no_grad():
         for number in range(first, max(last, first + 1)):
+            some = () if given is None else (_tile(given, (number - first) * SAMPLE_TILE, SAMPLE_TILE).to(device),)
             with seeded(seed, number, device=device):
-                tiles.append(sample(SAMPLE_TILE).cpu())
+                tiles.append(sample(SAMPLE_TILE, *some).cpu())
     return torch.cat(tiles)[start - first * SAMPLE_TILE :][:n]

@@ -12,6 +12,10 @@ from anomgen.generative import GenerativeModel, Rows, missing_abilities
 
 MAX_ROWS = 50_000
 """Rows a statistic is fitted on at most."""
+MAX_BANK = 5_000
+"""Training rows that a nearest-neighbour statistic remembers at most."""
+FLOOR = 0.01
+"""Share of the mean variance added to that of every direction before whitening."""
 
 
 class Statistic(nn.Module):
@@ -25,6 +29,10 @@ class Statistic(nn.Module):
     """Abilities of the model that it uses."""
     gradient: ClassVar[bool] = False
     """Whether it differentiates the model; it is then mapped without inference mode."""
+    density: ClassVar[bool] = False
+    """Whether the score is a log-density in the user's units, nats, up to a constant where the model lacks it."""
+    sized_by_data: ClassVar[tuple[str, ...]] = ()
+    """Buffers whose shape the training rows decide; loading takes theirs from the file."""
     options: ClassVar[tuple[str, ...]] = ()
     """Names of the constructor's parameters."""
 
@@ -51,6 +59,8 @@ class Likelihood(Statistic):
 
     The default for tables, where likelihoods order rows well (the paradox met on images is rare on tables).
     """
+
+    density = True
 
     def forward(self, model: GenerativeModel, rows: Rows) -> Tensor:
         """Log-likelihood of every row, nats."""
@@ -87,7 +97,107 @@ class Typicality(Statistic):
         return -(log_likelihood(model, rows) - self.expected).abs()
 
 
-STATISTICS: dict[str, type[Statistic]] = {"likelihood": Likelihood, "typicality": Typicality}
+class Energy(Statistic):
+    """Minus the energy of a row: its log-likelihood up to a constant that nobody has to know, nats.
+
+    For models whose normalizing constant is out of reach, or only estimated.
+    """
+
+    needs = ("energy",)
+    density = True
+
+    def forward(self, model: GenerativeModel, rows: Rows) -> Tensor:
+        """Minus the energy of every row, plus the encoder's log-determinant, nats."""
+        energy: Tensor = model.energy(rows.z)  # type: ignore[operator]
+        return rows.log_det - energy.double()
+
+
+class Reconstruction(Statistic):
+    r"""Minus the mean squared error of a reconstruction: :math:`-\|z - \hat z(z)\|^2 / d`, on standardized coordinates.
+
+    Missing coordinates count nothing. It asks whether a row can be described by what the model has learned to describe,
+    not how likely it is: rows of a familiar shape in an unfamiliar place are reconstructed well.
+    """
+
+    needs = ("reconstruct",)
+
+    def forward(self, model: GenerativeModel, rows: Rows) -> Tensor:
+        """Minus the mean squared error of every row."""
+        reconstruct: Tensor = model.reconstruct(rows.z)  # type: ignore[operator]
+        return -(rows.z - reconstruct).nan_to_num(0.0).flatten(1).double().square().mean(1)
+
+
+class Discriminator(Statistic):
+    """The logit of a discriminator: how much more a row looks like training rows than like negatives.
+
+    Warnings
+    --------
+    A discriminator estimates a ratio of densities, which is constant on the data at the optimum of the game and
+    arbitrary where neither data nor negatives were. Its ranking swings from epoch to epoch (AUROC by as much as 0.5);
+    ``"features"``, the default of adversarial detectors, does not.
+    """
+
+    needs = ("realness",)
+
+    def forward(self, model: GenerativeModel, rows: Rows) -> Tensor:
+        """Logit of every row."""
+        logit: Tensor = model.realness(rows.z)  # type: ignore[operator]
+        return logit.double()
+
+
+class Features(Statistic):
+    """Minus the mean distance to the nearest training rows, in the whitened features that a network computes.
+
+    A nearest-neighbour density in feature space. Saved models hold the features of at most 5,000 training rows.
+
+    Parameters
+    ----------
+    neighbours : int
+        How many of the nearest training rows the distance is averaged over.
+    """
+
+    needs = ("features",)
+    options = ("neighbours",)
+    sized_by_data = ("bank", "center", "whitening")
+
+    bank: Tensor
+    center: Tensor
+    whitening: Tensor
+
+    def __init__(self, neighbours: int = 5) -> None:
+        super().__init__()
+        self.neighbours = neighbours
+        for name, shape in (("bank", (0, 0)), ("center", (0,)), ("whitening", (0, 0))):
+            self.register_buffer(name, torch.zeros(shape))
+
+    def fit(self, model: GenerativeModel, held_out: Rows, train: Rows) -> None:
+        """Whiten the features of training rows and remember them."""
+        kept = torch.linspace(0, len(train.z) - 1, min(len(train.z), MAX_BANK), device=train.z.device).long()
+        with torch.no_grad():
+            found = torch.cat([model.features(part) for part in train.z[kept].split(4096)]).double()  # type: ignore[operator]
+        center = found.mean(0)
+        covariance = (found - center).t() @ (found - center) / max(len(found) - 1, 1)
+        values, vectors = torch.linalg.eigh(covariance)
+        # Directions in which the features hardly vary would drown all others once whitened.
+        scale = (values.clamp_min(0.0) + FLOOR * values.clamp_min(0.0).mean() + 1e-12).rsqrt()
+        self.center, self.whitening = center.float(), (vectors * scale).float()
+        self.bank = ((found - center) @ (vectors * scale)).float()
+
+    def forward(self, model: GenerativeModel, rows: Rows) -> Tensor:
+        """Minus the mean distance of every row to its nearest training rows."""
+        found: Tensor = model.features(rows.z)  # type: ignore[operator]
+        distance = torch.cdist((found - self.center) @ self.whitening, self.bank)
+        return -distance.topk(min(self.neighbours, len(self.bank)), largest=False).values.double().mean(1)
+
+
+STATISTICS: dict[str, type[Statistic]] = {
+    "likelihood": Likelihood,
+    "typicality": Typicality,
+    "energy": Energy,
+    "reconstruction": Reconstruction,
+    "features": Features,
+    "discriminator": Discriminator,
+}
 """The closed registry: names a saved model may ask for."""
 
 

@@ -23,7 +23,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import anomgen
 from anomgen import runtime
-from anomgen.detector import Detector
+from anomgen.detector import Detector, TrainedDetector
 from tests.toys import FAMILIES, learned, toy
 
 family = pytest.mark.parametrize("family", FAMILIES)
@@ -376,6 +376,7 @@ class TestSizes:
             "learning_rate": 1e-4,
             "weight_decay": 1.0,
             "validation_fraction": 0.3,
+            "robust": 0.1,
             "precision": "bf16",
             "random_state": 1,
         }
@@ -384,7 +385,7 @@ class TestSizes:
             same = np.array_equal(other.score_samples(X), base.score_samples(X)) and other.offset_ == base.offset_
             assert not same, name
         elsewhere = {"warm_start", "device", "compile", "callbacks", "verbose", "patience"}
-        common = {field.name for field in fields(Detector)}
+        common = {field.name for field in fields(TrainedDetector)}
         assert common == set(others) | elsewhere
 
 

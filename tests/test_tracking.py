@@ -60,7 +60,7 @@ class Diverging(GenerativeModel):
         return torch.zeros(n, 3)
 
 
-class DivergingDetector(anomgen.Detector):
+class DivergingDetector(anomgen.TrainedDetector):
     def build(self, space: Space) -> GenerativeModel:
         return Diverging()
 

@@ -1,5 +1,7 @@
 """The scikit-learn shell that every family wears."""
 
 from anomgen.detector.base import Detector
+from anomgen.detector.conditional import ConditionalDetector
+from anomgen.detector.trained import TrainedDetector
 
-__all__ = ["Detector"]
+__all__ = ["ConditionalDetector", "Detector", "TrainedDetector"]

@@ -6,9 +6,10 @@ import inspect
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Literal, Self, cast, dataclass_transform
+from typing import Any, ClassVar, Literal, Self, dataclass_transform
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils import check_random_state
@@ -17,10 +18,10 @@ from sklearn.utils.validation import check_is_fitted
 from anomgen import calibrate, persist, runtime
 from anomgen.detector import fitting, state
 from anomgen.detector.checks import validated
-from anomgen.detector.stream import Stream
+from anomgen.encode import JointEncoder, TableEncoder
 from anomgen.generative import GenerativeModel, Space
 from anomgen.statistic import Statistic, make_statistic
-from anomgen.train import Callback, Trainer
+from anomgen.train import Callback
 
 Auto = Literal["auto"]
 Array = NDArray[np.float64]
@@ -31,8 +32,9 @@ Array = NDArray[np.float64]
 class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     """Base of all detectors: a scikit-learn outlier detector around a generative model.
 
-    A family subclasses it, declares its parameters as annotated fields with immutable defaults, and writes
-    :meth:`build`. Everything else, from validation to persistence, is here once.
+    A family subclasses it, or :class:`TrainedDetector` where gradients train the model, declares its parameters as
+    annotated fields with immutable defaults, and writes :meth:`build`. Everything else, from validation to persistence,
+    is here once.
 
     Parameters
     ----------
@@ -52,26 +54,14 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     noise : float or "auto", default="auto"
         Standard deviation of the Gaussian training noise on numbers, in standard deviations of the column. ``"auto"``
         is ``0.25 (n / 1000)^(-1/4)`` for n rows, between 0.05 and 0.5: like a kernel's bandwidth it falls with n.
-    max_epochs : int or "auto", default="auto"
-        Passes over the training rows at most; ``"auto"`` derives them from the number of rows.
-    batch_size : int or "auto", default="auto"
-        Rows an optimizer step; ``"auto"`` derives it from the number of rows. It never changes a score.
-    learning_rate : float
-        Peak learning rate.
-    weight_decay : float
-        Decoupled weight decay of weight matrices; biases and scales are left alone.
-    patience : float
-        Share of the schedule without an acceptable held-out likelihood after which training stops.
+    robust : float, default=0.0
+        Share of the training rows left out as they are found unlikely, in [0, 0.5), for data that holds anomalies. It
+        changes what is learned; `contamination` only moves the threshold.
     validation_fraction : float, default=0.1
-        Share of the rows held out for stopping, in [0, 0.5]; 0, or fewer than 100 such rows, means a fixed schedule.
-    warm_start : bool, default=False
-        Whether `fit` continues from the weights and the encoder of the last one.
+        Share of the rows held out, in [0, 0.5]: they decide what training alone cannot, such as when to stop. Fewer
+        than 100 such rows are not worth their loss; none are held out then.
     device : str, default="auto"
         ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
-    precision : {"float32", "bf16"}, default="float32"
-        Arithmetic of training. Scores are always computed in float32 and summed in float64.
-    compile : bool, default=False
-        Compile the heavy pointwise kernels, where a compiler is found.
     callbacks : sequence of Callback, default=()
         Watch the fit; see :class:`anomgen.Callback`.
     random_state : int, RandomState or None, default=None
@@ -90,6 +80,8 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         One entry a check: nats, learning rate, rows/s.
     n_epochs_, best_epoch_ : int
         Epochs done, and the one whose averaged weights were kept.
+    converged_ : bool
+        Whether the model found nothing wrong with its training; otherwise a ``ConvergenceWarning`` has said what.
     score_quantiles_ : ndarray of shape (1001,)
         Quantiles of the training scores.
     data_digest_ : str
@@ -108,21 +100,12 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     kinds: Mapping[Any, str] | None = None
     exclude: tuple[Any, ...] = ()
     noise: float | Auto = "auto"
-    max_epochs: int | Auto = "auto"
-    batch_size: int | Auto = "auto"
-    learning_rate: float = Trainer.learning_rate
-    weight_decay: float = Trainer.weight_decay
-    patience: float = Trainer.patience
+    robust: float = 0.0
     validation_fraction: float = 0.1
-    warm_start: bool = False
     device: str = "auto"
-    precision: Literal["float32", "bf16"] = "float32"
-    compile: bool = False
     callbacks: tuple[Callback, ...] = ()
     random_state: Any = None
     verbose: bool | Auto = "auto"
-
-    _stream = cast("Stream | None", None)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Make every subclass a keyword-only dataclass, and refuse defaults that would be silently ignored."""
@@ -140,7 +123,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     # ------------------------------------------------------------------ fitting
 
-    def fit(self, X: Any, y: Any = None, sample_weight: Any = None, X_val: Any = None) -> Self:
+    def fit(self, X: Any, y: Any = None, *, X_val: Any = None) -> Self:
         """Fit encoder, model, statistic and threshold.
 
         Parameters
@@ -148,61 +131,31 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         X : frame or array of shape (n, p)
             Rows taken for normal. Frames may hold numbers, booleans, dates, text levels and missing values.
         y : ignored
-        sample_weight : array of shape (n,), optional
-            Non-negative weight of every row; rows of weight 0 are left out.
         X_val : frame or array, optional
-            Rows held out for stopping; by default a share of `X`.
+            Rows to hold out; by default a share of `X`.
 
         Raises
         ------
         ValueError
             Naming the parameter, column or row that cannot be used.
-        FloatingPointError
-            If training diverges twice in a row.
         """
-        continued = self.warm_start and hasattr(self, "model_")
-        X, weight = fitting.prepare(self, X, sample_weight, reset=not continued, minimum=2)
+        X, _ = fitting.prepare(self, X, y, None, reset=True, minimum=2)
         held_out = None if X_val is None else validated(self, X_val, reset=False, minimum=1)
-        if not continued:
-            fitting.begin(self, X, weight)
-        self._stream = None
-        fitting.learn(self, X, weight, held_out)
+        fitting.begin(self, X, None)
+        fitting.learn(self, X, None, held_out)
         return self
 
-    def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
-        """Learn from rows that arrive in pieces.
+    def join_label(self, X: Any, y: Any) -> Any:
+        """Rows with what of `y` the model uses; here nothing."""
+        return X
 
-        Rows are gathered until there are 256, or until a score is asked for; then the encoder is frozen. A tenth of the
-        rows is kept apart, at most 10,000 of them in a reservoir, and gives the held-out nats, the statistic and the
-        threshold; the others train. Levels that appear later count as unseen.
-
-        Parameters
-        ----------
-        X : frame or array of shape (n, p)
-        y : ignored
-        sample_weight : array of shape (n,), optional
-
-        Raises
-        ------
-        ValueError
-            As `fit`.
-        """
-        X, weight = fitting.prepare(self, X, sample_weight, reset=not self.__sklearn_is_fitted__(), minimum=1)
-        stream = self._stream
-        if stream is None:
-            stream = Stream(check_random_state(self.random_state).randint(2**31 - 1))
-            self._stream = stream
-        stream.add(X, np.ones(len(X)) if weight is None else weight)
-        if hasattr(self, "model_") or stream.ready:
-            fitting.learn_piece(self, stream)
-        return self
+    def make_encoder(self) -> TableEncoder | JointEncoder:
+        """The unfitted encoder of rows."""
+        return TableEncoder(self.kinds, self.exclude)
 
     def _absorb(self) -> None:
-        """Train on the rows that `partial_fit` has gathered; every public method that needs a model calls it first."""
+        """Bring the model up to date; every public method that needs one calls it first."""
         check_is_fitted(self)
-        stream = self._stream
-        if stream is not None and stream.waiting:
-            fitting.learn_piece(self, stream)
 
     # ------------------------------------------------------------------ scoring
 
@@ -263,12 +216,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             With the training rows' container, columns, dtypes and levels; excluded columns are missing.
         """
         self._absorb()
-        if int(n_samples) != n_samples or n_samples < 1:
-            raise ValueError(f"n_samples={n_samples!r} must be a positive integer")
-        generator = check_random_state(self.random_state if random_state is None else random_state)
-        seed = int(generator.randint(2**31 - 1))
-        z = runtime.sample_rows(self.model_.sample, int(n_samples), seed=seed, device=fitting.device_of(self.model_))
-        return self.encoder_.decode(z.numpy())
+        return self._decoded(*self._drawing(n_samples, random_state))
 
     def set_threshold(self, threshold: float | None = None, *, contamination: float | Auto | None = None) -> Self:
         """Move the threshold of `predict` without refitting.
@@ -349,8 +297,8 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     # ------------------------------------------------------------------ inner parts
 
     def __sklearn_is_fitted__(self) -> bool:
-        """Whether there is a model, or rows waiting to become one."""
-        return hasattr(self, "model_") or (self._stream is not None and bool(self._stream.waiting))
+        """Whether there is a model."""
+        return hasattr(self, "model_")
 
     def __sklearn_tags__(self) -> Any:
         """Missing values and categories are welcome."""
@@ -361,4 +309,17 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _map_frame(self, X: Any, statistic: Statistic | None) -> Array:
         X = validated(self, X, reset=False, minimum=1)
-        return fitting.map_encoded(self.model_, self.encoder_.encode(X), statistic, self.compile)
+        return fitting.score_encoded(self, self.encoder_.encode(X, codes=self.model_.codes), statistic)
+
+    def _drawing(self, n_samples: int, random_state: Any) -> tuple[int, int]:
+        """How many rows to draw, and the seed of the sequence they begin."""
+        if int(n_samples) != n_samples or n_samples < 1:
+            raise ValueError(f"n_samples={n_samples!r} must be a positive integer")
+        generator = check_random_state(self.random_state if random_state is None else random_state)
+        return int(n_samples), int(generator.randint(2**31 - 1))
+
+    def _decoded(self, n: int, seed: int, given: NDArray[np.float32] | None = None) -> Any:
+        conditions = None if given is None else torch.from_numpy(given)
+        device = fitting.device_of(self.model_)
+        z = runtime.sample_rows(self.model_.sample, n, seed=seed, device=device, given=conditions)
+        return self.encoder_.decode(z.numpy(), self.model_.codes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from dataclasses import fields
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight
 from torch import Tensor
@@ -19,13 +21,14 @@ from anomgen import calibrate, runtime
 from anomgen.detector import state
 from anomgen.detector.checks import check_parameters, data_digest, validated
 from anomgen.detector.stream import Stream
-from anomgen.encode import Encoded, TableEncoder
+from anomgen.encode import Encoded, JointEncoder
 from anomgen.generative import GenerativeModel, Rows, Space
 from anomgen.statistic import MAX_ROWS, Statistic, check_abilities, log_likelihood, make_statistic
 from anomgen.train import Run, Trainer, usual_noise
 
 if TYPE_CHECKING:
     from anomgen.detector.base import Detector
+    from anomgen.detector.trained import TrainedDetector
 
 Array = NDArray[np.float64]
 
@@ -39,10 +42,12 @@ MIN_FOLDED = 30
 """Rows below which not even that is worth while."""
 
 
-def prepare(detector: Detector, X: Any, sample_weight: Any, reset: bool, minimum: int) -> tuple[Any, Array | None]:
-    """Validated rows of positive weight, and their weights."""
+def prepare(
+    detector: Detector, X: Any, y: Any, sample_weight: Any, reset: bool, minimum: int
+) -> tuple[Any, Array | None]:
+    """Validated rows of positive weight, with labels that are a condition, and their weights."""
     check_parameters(type(detector).__name__, detector.get_params(deep=False))
-    X = validated(detector, X, reset=reset, minimum=minimum)
+    X = detector.join_label(validated(detector, X, reset=reset, minimum=minimum), y)
     if sample_weight is None:
         return X, None
     probe = np.empty((len(X), 1))
@@ -63,7 +68,7 @@ def begin(detector: Detector, X: Any, weight: Array | None) -> None:
         raise ValueError(f"{type(detector).__name__} cannot learn from 1 sample; give it more rows")
     detector.seed_ = int(check_random_state(detector.random_state).randint(2**31 - 1))
     detector.statistic_ = make_statistic(detector.statistic, detector.default_statistic)
-    detector.encoder_ = TableEncoder(detector.kinds, detector.exclude).fit(X, weight)
+    detector.encoder_ = detector.make_encoder().fit(X, weight)
     detector.model_ = state.build_model(detector)
     detector.history_ = []
     check_abilities(detector.statistic_, detector.model_)
@@ -72,26 +77,26 @@ def begin(detector: Detector, X: Any, weight: Array | None) -> None:
 def learn(detector: Detector, X: Any, weight: Array | None, X_val: Any) -> None:
     """Train on all rows but a held-out share, or on all where the user holds some out."""
     detector.data_digest_ = data_digest(X)
-    rows = detector.encoder_.encode(X, cells=True)
+    rows = detector.encoder_.encode(X, cells=True, codes=detector.model_.codes)
     train, held = _split(detector, len(rows), X_val is not None)
     fitted = rows.take(train) if len(held) else rows
     held_out = rows.take(held) if len(held) else None
     if X_val is not None:
-        held_out = detector.encoder_.encode(X_val, cells=True)
+        held_out = detector.encoder_.encode(X_val, cells=True, codes=detector.model_.codes)
     detector.history_ = []
     held_weight = weight[held] if weight is not None and len(held) else None
     judged = (fitted if held_out is None else held_out, rows)
     _train(detector, fitted, None if weight is None else weight[train], held_out, held_weight, judged)
 
 
-def learn_piece(detector: Detector, stream: Stream) -> None:
+def learn_piece(detector: TrainedDetector, stream: Stream) -> None:
     """Train on the rows that wait in a stream; if they cannot be used, all but the last piece go on waiting."""
     pieces = list(stream.waiting)
     X, weight = stream.release()
     try:
         if not hasattr(detector, "model_"):
             begin(detector, X, weight)
-        rows = detector.encoder_.encode(X, cells=True)
+        rows = detector.encoder_.encode(X, cells=True, codes=detector.model_.codes)
     except (ValueError, TypeError):
         stream.waiting = pieces if len(X) < 2 else pieces[:-1]
         raise
@@ -117,18 +122,41 @@ def device_of(model: torch.nn.Module) -> torch.device:
     return torch.device("cpu") if first is None else first.device
 
 
-def map_encoded(model: GenerativeModel, rows: Encoded, statistic: Statistic | None, compiled: bool) -> Array:
-    """Scores of encoded rows under a statistic, or their log-likelihoods, in tiles."""
+def score_encoded(detector: Detector, rows: Encoded, statistic: Statistic | None) -> Array:
+    """Scores of encoded rows under a statistic, or their log-likelihoods."""
+    return map_encoded(detector, detector.model_, rows, statistic)
 
-    def score(z: Tensor, log_det: Tensor) -> Tensor:
+
+def map_encoded(
+    detector: Detector, model: GenerativeModel, rows: Encoded, statistic: Statistic | None, given: bool = False
+) -> Array:
+    """Scores of encoded rows by any model of the detector's making, in tiles; log-likelihoods without a statistic.
+
+    Where rows have conditions, the score is the logarithm of the mean exponential score over all of them, unless they
+    are `given`.
+    """
+    device = device_of(model)
+    encoder = detector.encoder_
+    summed = isinstance(encoder, JointEncoder) and not given
+    bank = torch.from_numpy(encoder.bank_).to(device) if summed else None
+    shares = torch.from_numpy(np.log(encoder.shares_)).to(device) if summed else None
+
+    def score_one(z: Tensor, log_det: Tensor) -> Tensor:
         part = Rows(z, log_det)
         return log_likelihood(model, part) if statistic is None else statistic(model, part)
 
+    def score(z: Tensor, log_det: Tensor) -> Tensor:
+        if bank is None or shares is None:
+            return score_one(z, log_det)
+        own = z[:, : z.shape[1] - bank.shape[1]]
+        each = [score_one(torch.cat([own, c.expand(len(z), -1)], 1), log_det) for c in bank]
+        return torch.logsumexp(torch.stack(each) + shares[:, None], 0)
+
     columns = (torch.from_numpy(rows.z), torch.from_numpy(rows.log_det))
     gradient = statistic is not None and statistic.gradient
-    device = device_of(model)
-    height = runtime.tile_height(sum(p.numel() for p in model.parameters()), device)
-    with runtime.compiling(compiled):
+    held = chain(model.state_dict().values(), () if statistic is None else statistic.state_dict().values())
+    height = runtime.tile_height(model.passes * sum(tensor.numel() for tensor in held), device)
+    with runtime.compiling(detector.get_params(deep=False).get("compile", False)):
         return runtime.map_rows(score, columns, device=device, height=height, gradient=gradient)
 
 
@@ -157,7 +185,7 @@ def _folded_scores(detector: Detector, rows: Encoded, weight: Array | None) -> A
         trainer.fit(model, space, rows.take(rest), weight=None if weight is None else weight[rest], watched=False)
         train = _rows(model, rows.take(rest))
         statistic.to(device_of(model)).fit(model, train, train)
-        scores[fold] = map_encoded(model, rows.take(fold), statistic, detector.compile)
+        scores[fold] = map_encoded(detector, model, rows.take(fold), statistic)
     return scores
 
 
@@ -191,6 +219,10 @@ def _train(
         detector.history_ = [*detector.history_, *run.history]
         detector.n_epochs_ = int(run.history[-1]["epoch"]) if run.history else 0
         detector.best_epoch_ = run.best_epoch
+        complaints = run.model.complaints(run.history)
+        detector.converged_ = not complaints
+        for complaint in complaints:
+            warnings.warn(f"{type(detector).__name__}: {complaint}", ConvergenceWarning, stacklevel=2)
         folded = _folded_scores(detector, rows, weight) if held_out is None and piece is None else None
         _conclude(detector, rows, *judged, folded)
 
@@ -213,14 +245,14 @@ def _conclude(detector: Detector, train: Encoded, held_out: Encoded, scored: Enc
     model, statistic = detector.model_, detector.statistic_
     statistic.to(device_of(model))
     statistic.fit(model, _rows(model, held_out), _rows(model, train))
-    scores = map_encoded(model, scored, statistic, detector.compile)
+    scores = score_encoded(detector, scored, statistic)
     detector.score_quantiles_ = calibrate.quantiles(scores)
     # A model scores the rows it learned from higher than others; a share asked for in numbers is of the training rows,
     # as in scikit-learn.
     if folded is not None:
         scores = folded
     elif detector.contamination == "auto" and held_out is not train and len(held_out) >= MIN_JUDGES:
-        scores = map_encoded(model, held_out, statistic, detector.compile)
+        scores = score_encoded(detector, held_out, statistic)
     detector.offset_ = calibrate.threshold(scores, detector.contamination)
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from anomgen import runtime
-from anomgen.encode import TableEncoder
+from anomgen.encode import encoder_from_state
 from anomgen.generative import GenerativeModel, Space
 from anomgen.persist import FormatError
 from anomgen.statistic import Statistic
@@ -37,6 +37,7 @@ def to_config(detector: Any, name: str, statistic: str) -> dict[str, Any]:
         "history": detector.history_,
         "n_epochs": detector.n_epochs_,
         "best_epoch": detector.best_epoch_,
+        "converged": detector.converged_,
         "data_digest": detector.data_digest_,
         "versions": versions(),
     }
@@ -57,13 +58,14 @@ def restore(detector: Any, config: dict[str, Any], arrays: dict[str, NDArray[Any
     FormatError
         If names, shapes or types do not match what the class builds.
     """
-    detector.encoder_ = TableEncoder.from_state(config["encoder"])
+    detector.encoder_ = encoder_from_state(config["encoder"])
     detector.seed_, detector.offset_ = config["seed"], config["offset"]
     detector.n_features_in_ = config["n_features_in"]
     if config["feature_names_in"]:
         detector.feature_names_in_ = np.array(config["feature_names_in"], dtype=object)
     for key in ("history", "n_epochs", "best_epoch", "data_digest"):
         setattr(detector, f"{key}_", config[key])
+    detector.converged_ = config.get("converged", True)
     detector.score_quantiles_ = arrays["score_quantiles"]
     detector.model_ = build_model(detector)
     detector.statistic_ = statistic
@@ -85,13 +87,18 @@ def module_arrays(module: nn.Module) -> dict[str, NDArray[Any]]:
 
 
 def load_arrays(module: nn.Module, arrays: dict[str, NDArray[Any]]) -> None:
-    """Put arrays into a module of the same layout.
+    """Put arrays into a module of the same layout; buffers in ``sized_by_data`` take the shape of theirs.
 
     Raises
     ------
     FormatError
         Naming what is missing, unknown, or of another shape or type.
     """
+    for key in getattr(module, "sized_by_data", ()):
+        buffer = module.get_buffer(key)
+        if key in arrays and arrays[key].ndim == buffer.ndim:
+            owner, _, name = key.rpartition(".")
+            setattr(module.get_submodule(owner), name, buffer.new_zeros(arrays[key].shape))
     expected = module.state_dict()
     wrong = sorted(set(expected) ^ set(arrays)) or [
         f"{key}: {arrays[key].dtype}{list(arrays[key].shape)} instead of {value.dtype}{list(value.shape)}"
@@ -115,25 +122,38 @@ def versions() -> dict[str, str]:
     return found
 
 
-def card(detector: Any, name: str) -> str:
+def card(detector: Any, title: str) -> str:
     """The model card: what it is, what it learned from, what columns were taken for."""
     last = detector.history_[-1] if detector.history_ else {}
-    nats = last.get("held_out_nats", last.get("train_nats", float("nan")))
+    name = next((n for n in ("held_out_nats", "train_nats", "held_out_loss", "train_loss") if n in last), None)
+    measured = f"{name.replace('_', ' ')} {last[name]:.4f} a row" if name else "nothing measured"
     rows = "\n".join(
         f"| {row['column']} | {row['kind']} | {row['missing']:.1%} | {row['reason']} |" for row in detector.describe()
     )
-    return f"""# {name}
+    return f"""# {title}
 
 An anomaly detector saved by anomgen {versions()["anomgen"]}. `anomgen.load(path)` loads it; nothing here is executed.
 
 - Statistic: {type(detector.statistic_).__name__}; rows that score below {detector.offset_:.6g} are flagged.
-- Log-likelihood a row at the last check: {nats:.4f} nats, epoch {detector.n_epochs_} (best: {detector.best_epoch_}).
-- Training rows: sha256 `{detector.data_digest_}`. The folder holds no training rows, but levels and ranges of columns.
+- At the last check: {measured}, epoch {detector.n_epochs_} (kept: {detector.best_epoch_}).
+- Training rows: sha256 `{detector.data_digest_}`. The folder holds {_held_rows(detector)}levels and ranges of columns.
 
 | column | kind | missing | why |
 |---|---|---|---|
 {rows}
 """
+
+
+def _held_rows(detector: Any) -> str:
+    """What of the training rows the arrays hold."""
+    sized = [
+        f"`{prefix}{key}` ({module.get_buffer(key).shape[0]:,} entries)"
+        for prefix, module in (("model.", detector.model_), ("statistic.", detector.statistic_))
+        for key in module.sized_by_data
+    ]
+    if not sized:
+        return "no training rows, but "
+    return f"values computed from single training rows in {', '.join(sized)}, and "
 
 
 def _to_json(key: str, value: Any) -> Any:

@@ -43,6 +43,22 @@ def nearest_level(levels: Array, values: Array) -> NDArray[np.int64]:
     return np.searchsorted(0.5 * (levels[1:] + levels[:-1]), values)
 
 
+def encode_code(at: NDArray[np.int64], k: int, z: Any, low: Any, high: Any) -> None:
+    """Put the numbers of the cells `at` into coordinate `k`."""
+    z[:, k] = at
+    if low is not None:
+        low[:, k] = high[:, k] = at
+
+
+def encode_gap(column: Column, absent: NDArray[np.bool_], k: int, z: Any, log_det: Array, low: Any, high: Any) -> None:
+    """Mark missing values of coordinate `k` by NaN; where training had none, one costs what an unseen value costs."""
+    z[absent, k] = np.nan
+    if column.missing == 0:
+        log_det[absent] += np.log(column.unseen)
+    if low is not None:
+        low[absent, k] = high[absent, k] = np.nan
+
+
 def encode_cell(bounds: Array, at: NDArray[np.int64], k: int, z: Any, log_det: Array, low: Any, high: Any) -> None:
     """Put rows into the cells `at` of coordinate `k`: middle in `z`, ``log(width / N(z))`` in `log_det`."""
     middle = ndtri(0.5 * (bounds[:-1] + bounds[1:]))

@@ -9,7 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from anomgen.encode.cells import cell_bounds, cell_of, encode_cell, encode_missing, lattice_cell, mask_bounds
+from anomgen.encode.cells import (
+    cell_bounds,
+    cell_of,
+    encode_cell,
+    encode_code,
+    encode_gap,
+    encode_missing,
+    lattice_cell,
+    mask_bounds,
+)
 from anomgen.encode.frame import Name
 
 if TYPE_CHECKING:
@@ -25,10 +34,11 @@ class Encoded:
     Parameters
     ----------
     z : float32 ndarray of shape (n, d)
-        Where rows are scored: exact values, midpoints of cells, 0 for a missing value.
+        Where rows are scored: exact values, midpoints of cells, 0 for a missing value. Where level numbers were asked
+        for, those and NaN take the place of the latter two.
     log_det : float64 ndarray of shape (n,)
         What to add to ``log p(z)`` to get nats in the user's units: log-slopes of the maps, log-widths of the cells,
-        and ``-log N(0)`` for every missing value.
+        and ``-log N(0)`` for every missing value; the last two not where level numbers were asked for.
     low, high : float32 ndarray of shape (n, d)
         Bounds of the interval each coordinate is known up to, in model space for numbers and in probability for cells
         of the normal distribution; ``-inf`` and ``inf`` for a missing value. The same array as `z` where exact.
@@ -57,7 +67,7 @@ def allocate(encoder: TableEncoder, n: int, cells: bool) -> Encoded:
     return Encoded(z, np.zeros(n), low, high)
 
 
-def encode_rows(encoder: TableEncoder, values: Array, into: Encoded, start: int) -> None:
+def encode_rows(encoder: TableEncoder, values: Array, into: Encoded, start: int, codes: bool) -> None:
     """Encode rows of float64 `values`, one column a modelled column, to the rows of `into` from `start` on."""
     where = slice(start, start + len(values))
     z, log_det = into.z[where], into.log_det[where]
@@ -69,9 +79,12 @@ def encode_rows(encoder: TableEncoder, values: Array, into: Encoded, start: int)
         if role in ("cell", "mask"):
             bounds = mask_bounds(column) if role == "mask" else cell_bounds(column)
             at = absent[:, j].astype(np.int64) if role == "mask" else cell_of(column, values[:, j])
-            encode_cell(bounds, at, k, z, log_det, low, high)
+            if codes:
+                encode_code(at, k, z, low, high)
+            else:
+                encode_cell(bounds, at, k, z, log_det, low, high)
         if role != "mask":
-            encode_missing(column, absent[:, j], k, z, log_det, low, high)
+            (encode_gap if codes else encode_missing)(column, absent[:, j], k, z, log_det, low, high)
     for j, column in enumerate(encoder.columns_):
         if column.kind == "constant":
             same = values[:, j] == (0.0 if column.coded else column.levels[0])
@@ -113,7 +126,7 @@ def _encode_real(
         log_det += slope[:, k]
 
 
-def decode_rows(encoder: TableEncoder, z: Array) -> dict[Name, NDArray[Any]]:
+def decode_rows(encoder: TableEncoder, z: Array, codes: bool) -> dict[Name, NDArray[Any]]:
     """Decode coordinates into one array a column: numbers, or levels as objects."""
     columns, coordinates, maps = encoder.real
     real = maps.inverse(z[:, coordinates]) if len(columns) else np.zeros((len(z), 0))
@@ -121,9 +134,10 @@ def decode_rows(encoder: TableEncoder, z: Array) -> dict[Name, NDArray[Any]]:
     roles = {(j, role): k for k, (j, role) in enumerate(encoder.coordinates_)}
     decoded: dict[Name, NDArray[Any]] = {}
     for j, column in enumerate(encoder.columns_):
-        values = _decode_column(encoder, j, z, by_column, roles)
+        values = _decode_column(encoder, j, z, codes, by_column, roles)
         if column.missing > 0:
-            gone = ndtr(z[:, roles[j, "mask"]]) > mask_bounds(column)[1]
+            mask = z[:, roles[j, "mask"]]
+            gone = mask > 0.5 if codes else ndtr(mask) > mask_bounds(column)[1]
             empty: Any = None if values.dtype == object else np.nan
             values = np.where(gone, empty, values)
         decoded[column.name] = values
@@ -131,14 +145,15 @@ def decode_rows(encoder: TableEncoder, z: Array) -> dict[Name, NDArray[Any]]:
 
 
 def _decode_column(
-    encoder: TableEncoder, j: int, z: Array, real: dict[int, Array], roles: dict[tuple[int, str], int]
+    encoder: TableEncoder, j: int, z: Array, codes: bool, real: dict[int, Array], roles: dict[tuple[int, str], int]
 ) -> NDArray[Any]:
     column = encoder.columns_[j]
     levels = np.array(column.levels, dtype=object if column.coded else np.float64)
     if column.kind == "constant":
         return np.repeat(levels, len(z))
     if column.is_cell:
-        found = np.searchsorted(cell_bounds(column)[1:-1], ndtr(z[:, roles[j, "cell"]]))
+        at = z[:, roles[j, "cell"]]
+        found = np.nan_to_num(at).astype(int) if codes else np.searchsorted(cell_bounds(column)[1:-1], ndtr(at))
         return np.asarray(levels[np.minimum(found, len(levels) - 1)])
     if column.kind == "lattice":
         if column.step > 0:

@@ -216,8 +216,8 @@ class TableEncoder:
         return where[:, 0], where[:, 1], maps
 
     def layout(self) -> dict[str, Any]:
-        """The fields of the model's ``Space``: shape, names, kinds, edges and missing of every coordinate."""
-        names, kinds, edges, missing = [], [], [], []
+        """The fields of the model's ``Space``: shape, and what is known of every coordinate."""
+        names, kinds, edges, missing, unseen = [], [], [], [], []
         for j, role in self.coordinates_:
             column = self.columns_[j]
             names.append(f"{column.name} is missing" if role == "mask" else str(column.name))
@@ -225,12 +225,14 @@ class TableEncoder:
             bounds = mask_bounds(column) if role == "mask" else cell_bounds(column) if role == "cell" else np.zeros(2)
             edges.append(tuple(float(edge) for edge in ndtri(bounds[1:-1])))
             missing.append(role != "mask" and column.missing > 0)
+            unseen.append(column.unseen if role == "cell" else 0.0)
         return {
             "shape": (self.dim,),
             "names": tuple(names),
             "kinds": tuple(kinds),
             "edges": tuple(edges),
             "missing": tuple(missing),
+            "unseen": tuple(unseen),
         }
 
     def describe(self) -> list[dict[str, Any]]:
@@ -247,7 +249,7 @@ class TableEncoder:
 
     # ------------------------------------------------------------------ rows in and out
 
-    def encode(self, x: Any, cells: bool = False) -> Encoded:
+    def encode(self, x: Any, cells: bool = False, codes: bool = False) -> Encoded:
         """Encode rows laid out as the training rows were.
 
         Parameters
@@ -255,6 +257,9 @@ class TableEncoder:
         x : frame or ndarray of shape (n, p)
         cells : bool
             Whether to give the bounds that training draws between; otherwise `low` and `high` are `z`.
+        codes : bool
+            Whether levels become their numbers and missing values NaN, for models that give levels a probability of
+            their own; `log_det` then leaves both to the model.
 
         Raises
         ------
@@ -267,15 +272,16 @@ class TableEncoder:
         # In pieces, so that the temporary float64 arrays stay small however many rows there are.
         height = max(1, PIECE // len(self.names_))
         for start in range(0, len(x), height):
-            encode_rows(self, self.read(rows[start : start + height], start), into, start)
+            encode_rows(self, self.read(rows[start : start + height], start), into, start, codes)
         return into
 
-    def decode(self, z: NDArray[Any]) -> Any:
+    def decode(self, z: NDArray[Any], codes: bool = False) -> Any:
         """Rows in the user's container, dtypes, columns and levels from model-space coordinates `z` of shape (n, d).
 
         Cells give their level, lattices the nearest one inside the training range; excluded columns come back missing.
+        With `codes`, cell coordinates hold numbers of levels.
         """
-        return self.write(decode_rows(self, np.asarray(z, dtype=np.float64)), len(z))
+        return self.write(decode_rows(self, np.asarray(z, dtype=np.float64), codes), len(z))
 
     def read(self, x: Any, first: int = 0) -> Array:
         """Every modelled column as float64: numbers as they are, levels as their position (-1 unseen), NaN missing.

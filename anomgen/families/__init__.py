@@ -20,9 +20,10 @@ _registered: dict[str, type[Detector]] = {}
 @cache
 def _own() -> dict[str, type[Detector]]:
     found: dict[str, type[Detector]] = {}
-    for module in iter_modules(__path__):
-        for value in vars(import_module(f"{__name__}.{module.name}")).values():
-            if isinstance(value, type) and issubclass(value, Detector) and value is not Detector:
+    for file in iter_modules(__path__):
+        module = import_module(f"{__name__}.{file.name}")
+        for value in vars(module).values():
+            if isinstance(value, type) and issubclass(value, Detector) and value.__module__ == module.__name__:
                 found[value.__name__] = value
     return found
 

@@ -26,6 +26,8 @@ class MaskedMLP(MLP):
         Outputs for each coordinate; the output has shape ``(multiplier * dim, n)``, one block of `dim` after another.
     hidden : sequence of int
         Width of every hidden layer.
+    given : int
+        Further inputs, after the coordinates, that all outputs may depend on.
 
     Notes
     -----
@@ -43,9 +45,9 @@ class MaskedMLP(MLP):
     torch.Size([6, 5])
     """
 
-    def __init__(self, dim: int, multiplier: int, hidden: Sequence[int]) -> None:
-        super().__init__(dim, multiplier * dim, hidden)
-        for layer, mask in enumerate(_masks(dim, multiplier, hidden)):
+    def __init__(self, dim: int, multiplier: int, hidden: Sequence[int], given: int = 0) -> None:
+        super().__init__(dim + given, multiplier * dim, hidden)
+        for layer, mask in enumerate(_masks(dim, multiplier, hidden, given)):
             self.register_buffer(f"mask{layer}", mask, persistent=False)
 
     def layers(self) -> list[tuple[Tensor, Tensor]]:
@@ -53,8 +55,10 @@ class MaskedMLP(MLP):
         return [(w * mask, b) for (w, b), mask in zip(super().layers(), self.buffers(), strict=True)]
 
 
-def _masks(dim: int, multiplier: int, hidden: Sequence[int]) -> list[Tensor]:
+def _masks(dim: int, multiplier: int, hidden: Sequence[int], given: int) -> list[Tensor]:
     coordinates = torch.arange(1, dim + 1)
-    degrees = [coordinates] + [min(1, dim - 1) + torch.arange(width) * (dim - 1) // width for width in hidden]
+    least = 0 if given else min(1, dim - 1)
+    degrees = [torch.cat([coordinates, torch.zeros(given, dtype=torch.int64)])]
+    degrees += [least + torch.arange(width) * (dim - least) // width for width in hidden]
     inner = [high[:, None] >= low for low, high in pairwise(degrees)]
     return [mask.float() for mask in (*inner, (coordinates[:, None] > degrees[-1]).repeat(multiplier, 1))]

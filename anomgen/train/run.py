@@ -39,8 +39,9 @@ class Run:
         Facts known before the first epoch: rows, coordinates, device, batch size, epochs planned, data digest.
     history : list of dict
         One entry a check: ``epoch``, ``step``, ``train_nats`` and ``held_out_nats`` (mean log-likelihood a row in the
-        user's units, nats, under the training noise; of the training batches and of the averaged weights),
-        ``learning_rate``, ``rows_per_s``, ``seconds``.
+        user's units, nats, under the training noise; of the training batches and of the averaged weights; instead
+        ``train_loss`` and ``held_out_loss`` where a model's loss is not in nats), ``learning_rate``, ``rows_per_s``,
+        ``seconds``, and what the model measures of itself.
     best_epoch : int
         The epoch whose averaged weights were kept.
     stopped_because : str
@@ -79,8 +80,9 @@ class ProgressBar(Callback):
     def on_epoch_end(self, run: Run) -> None:
         """Move the bar."""
         entry = run.history[-1]
-        nats = entry.get("held_out_nats", entry["train_nats"])
-        self._progress.update(self._task, completed=entry["epoch"], nats=f"{nats:.3f} nats")
+        name = next(n for n in ("held_out_nats", "train_nats", "held_out_loss", "train_loss") if n in entry)
+        shown = f"{entry[name]:.3f} {'nats' if name.endswith('nats') else 'loss'}"
+        self._progress.update(self._task, completed=entry["epoch"], nats=shown)
 
     def on_fit_end(self, run: Run) -> None:
         """Close the bar."""

@@ -62,31 +62,36 @@ def flatten(model: GenerativeModel) -> tuple[list[tuple[int, Any]], dict[int, Fl
 
 
 class Batches:
-    """Training rows on the device; draws fresh noise between the bounds of every cell."""
+    """Training rows on the device; draws fresh noise between the bounds of every cell.
 
-    def __init__(self, rows: Encoded, space: Space, noise: float, device: torch.device) -> None:
+    With `codes`, cell coordinates hold level numbers, conditions do always: both stay as they are.
+    """
+
+    def __init__(self, rows: Encoded, space: Space, noise: float, device: torch.device, codes: bool = False) -> None:
         self.exact = rows.low is rows.z
         self.z = torch.from_numpy(rows.z).to(device)
         self.low = self.z if self.exact else torch.from_numpy(rows.low).to(device)
         self.width = self.z if self.exact else torch.from_numpy(_width(rows)).to(device)
         self.gaps = not self.exact and bool(torch.isinf(self.low).any())
-        cells = [k for k, kind in enumerate(space.kinds) if kind == "cell"]
+        sharp = [k for k, kind in enumerate(space.kinds) if kind == "cell" or space.condition[k]]
+        cells = [] if codes else [k for k in sharp if not space.condition[k]]
         self.cells = torch.tensor(cells, dtype=torch.int64, device=device)
         blur = torch.full((space.dim,), noise, device=device)
-        blur[self.cells] = 0.0
+        blur[sharp] = 0.0
         self.blur = blur.reshape(space.shape)
         self.noise = noise
 
     def __len__(self) -> int:
         return len(self.z)
 
-    def draw(self, index: Tensor) -> Tensor:
-        """Rows at `index` with fresh noise."""
+    def draw(self, index: Tensor, blurred: bool = True) -> Tensor:
+        """Rows at `index` with fresh noise: between the bounds of cells, and Gaussian on numbers unless declined."""
         z = self.z.index_select(0, index) if self.exact else self._between(index)
+        blur = self.blur if blurred else torch.zeros_like(self.blur)
         if self.gaps:
             noise = torch.randn_like(z)
-            return torch.where(torch.isinf(self.low.index_select(0, index)), noise, z.addcmul(self.blur, noise))
-        return z.addcmul_(self.blur, torch.randn_like(z)) if self.noise > 0 else z
+            return torch.where(torch.isinf(self.low.index_select(0, index)), noise, z.addcmul(blur, noise))
+        return z.addcmul_(blur, torch.randn_like(z)) if self.noise > 0 and blurred else z
 
     def _between(self, index: Tensor) -> Tensor:
         low, width = self.low.index_select(0, index), self.width.index_select(0, index)

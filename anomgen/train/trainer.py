@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from anomgen import runtime
 from anomgen.encode import Encoded
-from anomgen.generative import GenerativeModel, Space
-from anomgen.train.adam import Adam
-from anomgen.train.judge import Judge
+from anomgen.generative import GenerativeModel, Space, abilities
+from anomgen.train.judge import Judge, trimmed
+from anomgen.train.loop import Held, Loop, Weighted, losses_of, mean_of
 from anomgen.train.plan import Plan, usual_noise
 from anomgen.train.run import Callback, ProgressBar, Run, default_callbacks
-from anomgen.train.tensors import Batches, flatten
+from anomgen.train.tensors import Batches
 
-STEPS_BETWEEN_CHECKS = 20
-"""Held-out rows are judged once an epoch, but never after fewer steps than this."""
 THREADED_WORK = 1e8
 """Parameters times batch rows above which a training step gains from more than one thread."""
+ROUNDS = 5
+"""Solutions in closed form, each of the rows that the last one found likely, where some rows are left out."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +54,9 @@ class Trainer:
         that of the slightly blurred data. By default it falls with the fourth root of the number of rows.
     patience : float
         Share of the schedule without an acceptable held-out likelihood after which training stops.
+    robust : float
+        Share of the rows left out of training, for data that holds anomalies: after every epoch the averaged weights
+        judge all rows, and those of the highest losses do not train in the next. Held-out losses are trimmed alike.
     ema : float
         Decay a step of the weight average at its longest; it averages over at most a tenth of the steps done.
     clip : float
@@ -76,6 +77,7 @@ class Trainer:
     weight_decay: float = 0.1
     noise: float | Literal["auto"] = "auto"
     patience: float = 0.3
+    robust: float = 0.0
     ema: float = 0.995
     clip: float = 5.0
     device: str = "auto"
@@ -131,17 +133,23 @@ class Trainer:
             If the loss stays non-finite after the rate was lowered, naming what to change.
         """
         device = runtime.resolve_device(self.device)
+        solved = "fit_closed_form" in abilities(model)
         plan = Plan.make(self.max_epochs, self.batch_size, len(train), constant_rate)
         facts = {"rows": len(train), "coordinates": space.dim, "device": str(device), "precision": self.precision}
         held = 0 if held_out is None else len(held_out)
-        run = Run(model, {**facts, "held_out_rows": held, **plan.facts(), **(info or {})}, detector=detector)
+        planned = {"epochs_planned": 1} if solved else plan.facts()
+        run = Run(model, {**facts, "held_out_rows": held, **planned, **(info or {})}, detector=detector)
         bar = [ProgressBar()] if _person_is_looking(self.verbose) else []
         watchers = [*self.callbacks, *default_callbacks, *bar] if watched else []
         try:
             for watcher in watchers:
                 watcher.on_fit_begin(run)
+            rows, judges = (train, weight), (held_out, held_out_weight)
             with self._environment(model, plan.batch, device):
-                _Loop(self, run, plan, space, (train, weight), (held_out, held_out_weight), device).go(watchers)
+                if solved:
+                    self._solve(run, space, rows, judges, device, watchers)
+                else:
+                    Loop(self, run, plan, space, rows, judges, device).go(watchers)
             if finish is not None:
                 finish(run)
             for watcher in watchers:
@@ -152,6 +160,40 @@ class Trainer:
             raise
         return run
 
+    def _solve(
+        self, run: Run, space: Space, rows: Weighted, held: Held, device: torch.device, watchers: list[Callback]
+    ) -> None:
+        """Fit a model that knows its solution; where rows are left out, again without those it finds unlikely."""
+        (train, weight), (held_out, held_weight) = rows, held
+        begun = time.perf_counter()
+        run.info["noise"] = usual_noise(len(train)) if self.noise == "auto" else self.noise
+        batches = Batches(train, space, run.info["noise"], device, run.model.codes)
+        z = batches.draw(torch.arange(len(train), device=device), blurred=False)
+        judged = None
+        if held_out is not None:
+            others = Batches(held_out, space, 0.0, device, run.model.codes)
+            judged = others.draw(torch.arange(len(others), device=device))
+        kept = np.ones(len(train)) if weight is None else weight
+        model: Any = run.model
+        for _ in range(ROUNDS if self.robust else 1):
+            some = torch.from_numpy(np.flatnonzero(kept > 0)).to(device)
+            share = None if weight is None else torch.from_numpy(kept[kept > 0]).to(device)
+            model.fit_closed_form(z[some], share, judged, batches.blur)
+            losses = losses_of(model, z)
+            before, kept = kept, trimmed(losses, self.robust, weight)
+            if np.array_equal(before, kept):
+                break
+        seconds = time.perf_counter() - begun
+        entry = {"epoch": 1, "step": 1, "train_nats": mean_of(train.log_det - losses, kept)}
+        if held_out is not None and judged is not None:
+            entry["held_out_nats"] = (
+                mean_of(held_out.log_det, held_weight) - Judge(held_weight, self.robust)(losses_of(model, judged))[0]
+            )
+        run.history.append({**entry, "rows_per_s": len(train) / seconds, "seconds": seconds})
+        run.best_epoch = 1
+        for watcher in watchers:
+            watcher.on_epoch_end(run)
+
     @contextmanager
     def _environment(self, model: nn.Module, batch: int, device: torch.device) -> Iterator[None]:
         work = sum(p.numel() for p in model.parameters()) * batch
@@ -160,172 +202,6 @@ class Trainer:
         with runtime.threads(count), runtime.seeded(self.seed, 1, device=device), runtime.compiling(self.compile):
             yield
         model.eval()
-
-
-class _Loop:
-    """State of one fit."""
-
-    def __init__(
-        self,
-        trainer: Trainer,
-        run: Run,
-        plan: Plan,
-        space: Space,
-        rows: tuple[Encoded, NDArray[np.float64] | None],
-        held: tuple[Encoded | None, NDArray[np.float64] | None],
-        device: torch.device,
-    ) -> None:
-        self.trainer, self.run, self.plan, self.space, self.device = trainer, run, plan, space, device
-        (train, weight), (held_out, held_weight) = rows, held
-        self.noise = usual_noise(len(train)) if trainer.noise == "auto" else trainer.noise
-        run.info["noise"] = self.noise
-        self.rows = Batches(train, space, self.noise, device)
-        self.log_det = _mean(train.log_det, weight)
-        self.weight = None if weight is None else torch.from_numpy(weight / weight.mean()).float().to(device)
-        self.objectives, self.flats = flatten(run.model)
-        self.scale, self.accepted = 1.0, True
-        self._new_optimizers()
-        self.averages = {key: flat.vector.detach().clone() for key, flat in self.flats.items()}
-        self.best = self._copy(self.averages)
-        self.step = 0
-        self.held = None if held_out is None else self._fix_noise(held_out)
-        self.held_log_det = 0.0 if held_out is None else _mean(held_out.log_det, held_weight)
-        self.judge = Judge(held_weight)
-
-    def go(self, watchers: list[Callback]) -> None:
-        every = max(1, STEPS_BETWEEN_CHECKS // self.plan.batches)
-        failures, last_good, stale = 0, self._copy(self.averages), 0.0
-        begun = time.perf_counter()
-        try:
-            for epoch in range(1, self.plan.epochs + 1):
-                self.run.model.on_epoch((epoch - 1) / self.plan.epochs)
-                loss = self._epoch()
-                if epoch % every and epoch != self.plan.epochs:
-                    continue
-                entry = self._check(epoch, loss, time.perf_counter() - begun)
-                if not math.isfinite(entry["train_nats"]) or not self._finite():
-                    failures += 1
-                    self._recover(failures, last_good)
-                    continue
-                failures, last_good = 0, self._copy(self.averages)
-                self.run.history.append(entry)
-                stale = 0.0 if self.accepted else stale + every
-                if self.accepted:
-                    self.best, self.run.best_epoch = last_good, epoch
-                stop = [watcher.on_epoch_end(self.run) for watcher in watchers]
-                if any(stop):
-                    self.run.stopped_because = "callback"
-                    break
-                if self.held is not None and stale > self.trainer.patience * self.plan.epochs:
-                    self.run.stopped_because = "held-out nats"
-                    break
-        except KeyboardInterrupt:
-            self.run.stopped_because = "interrupted"
-            warnings.warn("training interrupted: the best weights so far are kept", RuntimeWarning, stacklevel=4)
-        finally:
-            for key, flat in self.flats.items():
-                flat.vector.data.copy_(self.best[key])
-                flat.release()
-
-    def _epoch(self) -> Tensor:
-        total = torch.zeros((), device=self.device)
-        order = torch.randperm(len(self.rows), device=self.device)
-        for index in order.tensor_split(self.plan.batches):
-            z = self.rows.draw(index)
-            weight = None if self.weight is None else self.weight.index_select(0, index)
-            losses = [self._step(key, objective, z, weight) for key, objective in self.objectives]
-            total += losses[0] * len(index)
-            self.step += 1
-        return total / len(self.rows)
-
-    def _step(self, key: int, objective: Any, z: Tensor, weight: Tensor | None) -> Tensor:
-        flat, optimizer = self.flats[key], self.optimizers[key]
-        rate = self.trainer.learning_rate * self.scale * self.plan.rate(self.step)
-        assert flat.vector.grad is not None
-        flat.vector.grad.zero_()
-        with self._autocast():
-            losses = objective(z)
-        loss = losses.float().mean() if weight is None else (losses.float() * weight).mean()
-        loss.backward()
-        norm = torch.linalg.vector_norm(flat.vector.grad)
-        flat.vector.grad.mul_((self.trainer.clip / (norm + 1e-6)).clamp_(max=1.0))
-        optimizer.step(flat.vector.grad, rate, self.trainer.weight_decay)
-        # The average's memory grows with the steps done, so that it never remembers the initial weights.
-        decay = min(self.trainer.ema, self.step / (self.step + 10.0))
-        self.averages[key].lerp_(flat.vector.detach(), 1.0 - decay)
-        detached: Tensor = loss.detach()
-        return detached
-
-    def _check(self, epoch: int, loss: Tensor, seconds: float) -> dict[str, float]:
-        entry = {
-            "epoch": epoch,
-            "step": self.step,
-            "train_nats": self.log_det - float(loss),
-            "learning_rate": self.trainer.learning_rate * self.scale * self.plan.rate(self.step - 1),
-            "rows_per_s": epoch * len(self.rows) / seconds,
-            "seconds": seconds,
-        }
-        if self.held is not None:
-            with self._averaged(), torch.no_grad():
-                losses = [self.run.model.monitor(part) for part in self.held.split(4096)]
-            loss_now, self.accepted = self.judge(torch.cat(losses).double().cpu().numpy())
-            entry["held_out_nats"] = self.held_log_det - loss_now
-        return entry
-
-    @contextmanager
-    def _averaged(self) -> Iterator[None]:
-        current = {key: flat.vector.detach().clone() for key, flat in self.flats.items()}
-        self._load(self.averages)
-        self.run.model.eval()
-        yield
-        self.run.model.train()
-        self._load(current)
-
-    def _recover(self, failures: int, last_good: dict[int, Tensor]) -> None:
-        if failures > 1:
-            widest = int(self.rows.z.flatten(1).abs().amax(dim=0).argmax())
-            raise FloatingPointError(
-                f"the training loss is not finite even at learning_rate={self.trainer.learning_rate * self.scale:g}; "
-                f"lower learning_rate, or look at column {self.space.names[widest]!r}, which reaches "
-                f"{float(self.rows.z.flatten(1)[:, widest].abs().max()):.3g} standard deviations"
-            )
-        self.scale *= 0.1
-        self._load(last_good)
-        self.averages = self._copy(last_good)
-        self._new_optimizers()
-        rate = self.trainer.learning_rate * self.scale
-        warnings.warn(
-            f"the training loss was not finite; the last good weights are restored and the learning rate is {rate:g}",
-            RuntimeWarning,
-            stacklevel=5,
-        )
-
-    def _new_optimizers(self) -> None:
-        self.optimizers = {key: Adam(flat.vector.data, flat.matrices) for key, flat in self.flats.items()}
-
-    def _fix_noise(self, held_out: Encoded) -> Tensor:
-        with runtime.seeded(self.trainer.seed, 2, device=self.device):
-            rows = Batches(held_out, self.space, self.noise, self.device)
-            return rows.draw(torch.arange(len(rows), device=self.device))
-
-    def _autocast(self) -> Any:
-        if self.trainer.precision == "float32":
-            return nullcontext()
-        return torch.autocast(self.device.type, torch.bfloat16)
-
-    def _finite(self) -> bool:
-        return all(bool(torch.isfinite(flat.vector).all()) for flat in self.flats.values())
-
-    def _load(self, state: dict[int, Tensor]) -> None:
-        for key, flat in self.flats.items():
-            flat.vector.data.copy_(state[key])
-
-    def _copy(self, state: dict[int, Tensor]) -> dict[int, Tensor]:
-        return {key: value.clone() for key, value in state.items()}
-
-
-def _mean(values: NDArray[np.float64], weight: NDArray[np.float64] | None) -> float:
-    return float(np.average(values, weights=weight))
 
 
 def _person_is_looking(verbose: bool | Literal["auto"]) -> bool:

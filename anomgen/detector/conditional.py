@@ -1,0 +1,167 @@
+"""Detectors that model rows given conditions: columns of the rows, or labels beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from anomgen import runtime
+from anomgen.detector import fitting
+from anomgen.detector.checks import validated
+from anomgen.detector.trained import TrainedDetector
+from anomgen.encode import JointEncoder, TableEncoder
+from anomgen.encode.frame import to_frame
+
+Array = NDArray[np.float64]
+
+LABEL = "y"
+
+
+class ConditionalDetector(TrainedDetector):
+    r"""Base of detectors that can model rows given conditions, :math:`p(x \mid c)`.
+
+    Without a condition at scoring, a row is scored by the sum over the conditions met in training,
+    :math:`\log \sum_c p(c)\, p(x \mid c)`.
+
+    Parameters
+    ----------
+    condition : column, sequence of column, or "y", optional
+        Columns that are given instead of modelled; ``"y"`` stands for the labels passed to `fit`, unless a column has
+        that name. Text and numbers of at most 20 distinct values are labels, other numbers enter as they are. Where
+        training had more than 64 combinations, 64 of its rows stand for all of them in the sum.
+
+    See Also
+    --------
+    TrainedDetector, Detector : the parameters that these have.
+    """
+
+    condition: Any = None
+
+    _labelled_array = False
+
+    def score_samples(self, X: Any, condition: Any = None) -> Array:
+        """Score rows: the higher, the more normal.
+
+        With the likelihood this is ``log p(x)`` of every row, nats in the user's own units: densities of continuous
+        columns, masses of discrete ones.
+
+        Parameters
+        ----------
+        X : frame or array of shape (n, p)
+            Columns that are conditions have to be there but are not looked at.
+        condition : value, array of shape (n,), mapping of condition to these, or frame, optional
+            Score ``log p(x | c)`` under these conditions instead of the sum over all.
+
+        Returns
+        -------
+        ndarray of shape (n,), float64
+            A row's score depends on nothing but the row.
+
+        Raises
+        ------
+        ValueError
+            For a condition that training did not have, or where the detector has none.
+        """
+        if condition is None:
+            return super().score_samples(X)
+        self._absorb()
+        X = validated(self, X, reset=False, minimum=1)
+        rows = self.encoder_.encode(X, codes=self.model_.codes, given=self._given(condition, len(X)))
+        return fitting.map_encoded(self, self.model_, rows, self.statistic_, given=True)
+
+    def sample(self, n_samples: int = 1, random_state: Any = None, *, condition: Any = None) -> Any:
+        """Draw new rows from the fitted model, laid out as the training rows were.
+
+        Parameters
+        ----------
+        n_samples : int
+        random_state : int, RandomState or None
+            None stands for the detector's own `random_state`. With one seed, the first rows of a longer draw are those
+            of a shorter one.
+        condition : value, array of shape (n_samples,), mapping of condition to these, or frame, optional
+            Conditions of the rows; by default drawn as often as they occur in training.
+
+        Returns
+        -------
+        frame or array of shape (n_samples, p)
+            With the training rows' container, columns, dtypes and levels; excluded columns are missing.
+
+        Raises
+        ------
+        ValueError
+            For a condition that training did not have, or where the detector has none.
+        """
+        self._absorb()
+        encoder = self.encoder_
+        if isinstance(encoder, TableEncoder):
+            if condition is not None:
+                self._given(condition, n_samples)
+            return super().sample(n_samples, random_state)
+        n, seed = self._drawing(n_samples, random_state)
+        if condition is None:
+            tiles = -(-n // runtime.SAMPLE_TILE) * runtime.SAMPLE_TILE
+            at = np.random.default_rng([seed, 5]).choice(len(encoder.bank_), tiles, p=encoder.shares_)[:n]
+            given = encoder.bank_[at]
+        else:
+            given = encoder.encode_given(self._given(condition, n))
+        return self._decoded(n, seed, given)
+
+    def join_label(self, X: Any, y: Any) -> Any:
+        """Rows with the labels that are a condition as one more column."""
+        if self._label(X) is None:
+            return X
+        if y is None:
+            raise ValueError(f"condition={self.condition!r} needs labels: call fit(X, y), with X_val=(X, y) if given")
+        labels = pd.Series(np.asarray(y) if to_frame(y) is None else np.asarray(y).ravel())
+        if len(labels) != len(X):
+            raise ValueError(f"X has {len(X)} rows but y has {len(labels)}")
+        frame = to_frame(X)
+        self._labelled_array = frame is None
+        frame = pd.DataFrame(X) if frame is None else frame.copy()
+        frame[LABEL] = labels.to_numpy()
+        return frame
+
+    def make_encoder(self) -> TableEncoder | JointEncoder:
+        """The unfitted encoder of rows and of their conditions."""
+        if self.condition is None:
+            return super().make_encoder()
+        names = self._condition_names()
+        label = LABEL if LABEL in names and self._beside else None
+        return JointEncoder(self.kinds, self.exclude, names, label, self._labelled_array)
+
+    _beside = False
+
+    def _condition_names(self) -> tuple[Any, ...]:
+        if self.condition is None:
+            return ()
+        return (self.condition,) if isinstance(self.condition, str | int) else tuple(self.condition)
+
+    def _label(self, X: Any) -> str | None:
+        frame = to_frame(X)
+        self._beside = LABEL in self._condition_names() and (frame is None or LABEL not in frame.columns)
+        return LABEL if self._beside else None
+
+    def _given(self, condition: Any, n: int) -> pd.DataFrame:
+        """Conditions as a frame of `n` rows."""
+        names = self._condition_names()
+        if not names:
+            raise ValueError(f"{type(self).__name__} was fitted without condition=, so none can be given")
+        frame = to_frame(condition)
+        if frame is not None:
+            given = {name: frame[name].to_numpy() for name in names if name in frame.columns}
+        elif isinstance(condition, Mapping):
+            given = {name: condition[name] for name in names if name in condition}
+        else:
+            given = {names[0]: condition}
+        if len(given) < len(names):
+            missing = next(name for name in names if name not in given)
+            raise ValueError(f"condition {missing!r} is not given; pass a mapping or a frame with {list(names)}")
+        lengths = {name: n if np.ndim(value) == 0 else len(value) for name, value in given.items()}
+        for name, length in lengths.items():
+            if length != n:
+                raise ValueError(f"condition {name!r} has {length} values for {n} rows")
+        return pd.DataFrame(given, index=range(n))
