@@ -220,6 +220,19 @@ def test_warm_start_continues(family: str) -> None:
         more.fit(table(d=4))
 
 
+@likely
+def test_robust_training_learns_little_from_scattered_anomalies(family: str) -> None:
+    """Every twelfth row is anywhere; a density that learned from them as well is broader than it should be."""
+    rng = np.random.default_rng(1)
+    X, anywhere = table(920), rng.uniform(-12, 18, size=(80, 3))
+    lead = {}
+    for share in (0.0, 0.15):
+        detector = learned(family, robust=share, contamination=0.08, statistic="likelihood", noise=0.1)
+        scores = detector.fit(np.vstack([X, anywhere])).score_samples(np.vstack([X, anywhere]))
+        lead[share] = np.median(scores[:920]) - np.median(scores[920:])
+    assert lead[0.15] > lead[0.0] + 1.0
+
+
 @trained
 class TestPieces:
     def test_pieces_teach_like_the_whole(self, family: str) -> None:

@@ -121,8 +121,11 @@ def payments(n: int, seed: int) -> pd.DataFrame:
 def two_sample_auroc(a: Any, b: Any) -> float:
     """How well gradient boosting tells two sets of rows apart, by five-fold cross-validation."""
     rows = pd.concat([pd.DataFrame(a), pd.DataFrame(b)], ignore_index=True)
-    for name in rows.columns[[not pd.api.types.is_numeric_dtype(rows[c]) for c in rows]]:
-        rows[name] = pd.factorize(rows[name])[0]
+    for name in rows.columns:
+        if pd.api.types.is_datetime64_any_dtype(rows[name]):
+            rows[name] = rows[name].astype("int64")
+        elif not pd.api.types.is_numeric_dtype(rows[name]):
+            rows[name] = pd.factorize(rows[name], sort=True)[0]
     labels = np.repeat([0, 1], [len(a), len(b)])
     model = HistGradientBoostingClassifier(random_state=0)
     folds = StratifiedKFold(5, shuffle=True, random_state=0)
@@ -131,6 +134,9 @@ def two_sample_auroc(a: Any, b: Any) -> float:
 
 
 TARGETS = {"two moons": two_moons, "ring": ring, "payments": payments}
+# Drawn rows are as blurred as the rows that trained: who wants sharp ones asks for little noise, and of a flow for more
+# than its default, whose constant Jacobian cannot make eight modes of one.
+SHARP: dict[str, dict[str, Any]] = {"FlowDetector": {"coupling": "spline"}}
 
 
 @pytest.mark.slow
@@ -141,7 +147,8 @@ def test_samples_are_hard_to_tell_from_the_data(family: str, target: str) -> Non
     numbers = pd.DataFrame(test).select_dtypes("number").dropna()
     normal = np.random.default_rng(0).multivariate_normal(numbers.mean(), numbers.cov(), size=2000)
     assert two_sample_auroc(numbers, pd.DataFrame(normal, columns=numbers.columns)) > 0.80
-    drawn = families.get(family)(random_state=0, verbose=False).fit(data).sample(2000, random_state=1)
+    detector = families.get(family)(noise=0.05, random_state=0, verbose=False, **SHARP.get(family, {})).fit(data)
+    drawn = detector.sample(2000, random_state=1)
     limit = 0.65 if family in EXACT else 0.70 if family in BOUND else 0.75
     assert two_sample_auroc(test, drawn) <= limit
 

@@ -33,6 +33,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "kinds": (lambda v: v is None or isinstance(v, Mapping), "a mapping of columns to kinds, or None"),
     "exclude": (lambda v: not isinstance(v, str) and hasattr(v, "__iter__"), "a sequence of columns"),
+    "condition": (lambda v: isinstance(v, str | int) or hasattr(v, "__iter__"), "a column, or a sequence of columns"),
     "noise": (lambda v: v == "auto" if isinstance(v, str) else _number(0, 10)(v), "'auto' or a number in [0, 10]"),
     "robust": (lambda v: _number(0, 0.5)(v) and v < 0.5, "a share in [0, 0.5)"),
     "max_epochs": (_count_or_auto, "'auto' or a positive integer"),

@@ -29,7 +29,7 @@ class ConditionalDetector(TrainedDetector):
 
     Parameters
     ----------
-    condition : column, sequence of column, or "y", optional
+    condition : column, sequence of column, or "y", default=()
         Columns that are given instead of modelled; ``"y"`` stands for the labels passed to `fit`, unless a column has
         that name. Text and numbers of at most 20 distinct values are labels, other numbers enter as they are. Where
         training had more than 64 combinations, 64 of its rows stand for all of them in the sum.
@@ -39,8 +39,9 @@ class ConditionalDetector(TrainedDetector):
     TrainedDetector, Detector : the parameters that these have.
     """
 
-    condition: Any = None
+    condition: Any = ()
 
+    _beside = False
     _labelled_array = False
 
     def score_samples(self, X: Any, condition: Any = None) -> Array:
@@ -127,17 +128,13 @@ class ConditionalDetector(TrainedDetector):
 
     def make_encoder(self) -> TableEncoder | JointEncoder:
         """The unfitted encoder of rows and of their conditions."""
-        if self.condition is None:
-            return super().make_encoder()
         names = self._condition_names()
+        if not names:
+            return super().make_encoder()
         label = LABEL if LABEL in names and self._beside else None
         return JointEncoder(self.kinds, self.exclude, names, label, self._labelled_array)
 
-    _beside = False
-
     def _condition_names(self) -> tuple[Any, ...]:
-        if self.condition is None:
-            return ()
         return (self.condition,) if isinstance(self.condition, str | int) else tuple(self.condition)
 
     def _label(self, X: Any) -> str | None:
@@ -164,4 +161,6 @@ class ConditionalDetector(TrainedDetector):
         for name, length in lengths.items():
             if length != n:
                 raise ValueError(f"condition {name!r} has {length} values for {n} rows")
-        return pd.DataFrame(given, index=range(n))
+        # Without their index: rows and conditions belong together by position.
+        plain = {name: value if np.ndim(value) == 0 else np.asarray(value) for name, value in given.items()}
+        return pd.DataFrame(plain, index=range(n))

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from anomgen.encode.frame import Name, to_frame
+from anomgen.encode.columns import Column
+from anomgen.encode.frame import Dtype, Name, to_frame
 from anomgen.encode.rows import Encoded
 from anomgen.encode.table import TableEncoder
 
@@ -92,6 +93,26 @@ class JointEncoder:
     def dim(self) -> int:
         """Number of coordinates, conditions included."""
         return self.rows_.dim + self.given_.dim
+
+    @property
+    def container_(self) -> str:
+        """What rows come in: ``"frame"`` or ``"array"``."""
+        return self.rows_.container_
+
+    @property
+    def names_(self) -> list[Name]:
+        """All columns of the rows, those that are conditions too."""
+        return self.rows_.names_
+
+    @property
+    def columns_(self) -> list[Column]:
+        """The columns that are modelled, as they were understood."""
+        return self.rows_.columns_
+
+    @property
+    def dtypes_(self) -> list[Dtype]:
+        """What all columns of the rows hold."""
+        return self.rows_.dtypes_
 
     def layout(self) -> dict[str, Any]:
         """The fields of the model's ``Space``."""
