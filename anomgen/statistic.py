@@ -31,6 +31,8 @@ class Statistic(nn.Module):
     """Whether it differentiates the model; it is then mapped without inference mode."""
     density: ClassVar[bool] = False
     """Whether the score is a log-density in the user's units, nats, up to a constant where the model lacks it."""
+    unit: ClassVar[str] = ""
+    """Unit of the score, where it has one."""
     sized_by_data: ClassVar[tuple[str, ...]] = ()
     """Buffers whose shape the training rows decide; loading takes theirs from the file."""
     options: ClassVar[tuple[str, ...]] = ()
@@ -61,6 +63,7 @@ class Likelihood(Statistic):
     """
 
     density = True
+    unit = "nats"
 
     def forward(self, model: GenerativeModel, rows: Rows) -> Tensor:
         """Log-likelihood of every row, nats."""
@@ -76,6 +79,8 @@ class Typicality(Statistic):
     ----------
     Nalisnick et al., "Detecting out-of-distribution inputs to deep generative models using typicality", 2019.
     """
+
+    unit = "nats"
 
     expected: Tensor
 
@@ -105,6 +110,7 @@ class Energy(Statistic):
 
     needs = ("energy",)
     density = True
+    unit = "nats"
 
     def forward(self, model: GenerativeModel, rows: Rows) -> Tensor:
         """Minus the energy of every row, plus the encoder's log-determinant, nats."""

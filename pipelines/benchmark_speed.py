@@ -1,8 +1,9 @@
-"""Print what anomgen's flows cost next to zuko's: training, scoring, memory, start-up.
+"""Print what anomgen costs: its flows next to zuko's, its VAE and GAN next to PyOD's, every family next to the limit.
 
 Both sides train the same architecture on the same rows in this process, in turns, on one thread, in CPU-seconds; the
 median of the ratios is reported. "x limit" is the time in multiples of what the matrix products alone would take at the
-rate this machine reaches on large ones. zuko runs in the usual loop: DataLoader, Adam.
+rate this machine reaches on large ones. zuko runs in the usual loop: DataLoader, Adam. PyOD runs as it comes; both of
+its detectors see rows on the scale that ours make for themselves, and fit includes the threshold on either side.
 
     python pipelines/benchmark_speed.py [--quick]
 """
@@ -21,16 +22,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from anomgen import FlowDetector, Space, runtime
+from anomgen import FlowDetector, GANDetector, Space, VAEDetector, families, runtime
 from anomgen.encode import Encoded
 from anomgen.families.flow import Flow
 from anomgen.train import Callback, Run, Trainer
 
 try:
+    import pyod.models.alad
+    import pyod.models.vae
     import zuko
-except ImportError:
-    sys.exit("this benchmark compares with zuko, which is not installed: pip install 'anomgen[bench]'")
+except ImportError as error:
+    sys.exit(f"this benchmark compares with zuko and PyOD ({error}): pip install 'anomgen[bench]'")
 
 DIM, TRANSFORMS, BINS = 20, 5, 8
 CPU = torch.device("cpu")
@@ -133,13 +137,96 @@ def compare(univariate: str, hidden: int, z: np.ndarray, turns: int) -> None:
         line(f"{univariate} 2x{hidden} score {mode}", a, b, ratio, limit, len(z))
 
 
-def line(what: str, a: float, b: float, ratio: float, limit: float, rows: int = 0) -> None:
+def line(
+    what: str, a: float, b: float, ratio: float, limit: float | None = None, rows: int = 0, peer: str = "zuko"
+) -> None:
     rates = f"  {rows / a / 1e3:5.0f}k / {rows / b / 1e3:.0f}k rows/s" if rows else ""
-    print(
-        f"{what:34s} {a:6.3f} s ({a / limit:4.1f} x limit)   zuko {b:6.3f} s ({b / limit:4.1f})   "
-        f"{ratio:5.2f} times faster{rates}",
-        flush=True,
+    mine, other = (f" ({t / limit:4.1f} x limit)" if limit else "" for t in (a, b))
+    print(f"{what:34s} {a:6.3f} s{mine}   {peer} {b:6.3f} s{other}   {ratio:5.2f} times faster{rates}", flush=True)
+
+
+def compare_vae(z: np.ndarray, turns: int) -> None:
+    """PyOD's VAE with its default network and ours with the same, one draw in scoring as PyOD's, equal schedules."""
+    for batch in (256, 2048):
+        ours = VAEDetector(
+            hidden=(128, 64, 32),
+            latent_dim=2,
+            draws=1,
+            batch_size=batch,
+            max_epochs=10,
+            validation_fraction=0.0,
+            contamination=0.1,
+            random_state=0,
+            verbose=False,
+            device="cpu",
+        )
+        theirs = pyod.models.vae.VAE(
+            epoch_num=10, batch_size=batch, dropout_rate=0.0, verbose=0, device=CPU, random_state=0
+        )
+        ours.fit(z[:512]), theirs.fit(z[:512])
+        line(f"VAE fit {batch}", *duel(lambda o=ours: o.fit(z), lambda t=theirs: t.fit(z), turns), peer="PyOD")
+    scored = duel(lambda: ours.score_samples(z), lambda: theirs.decision_function(z), turns)
+    line("VAE score", *scored, rows=len(z), peer="PyOD")
+
+
+def compare_gan(z: np.ndarray, turns: int) -> None:
+    """PyOD's ALAD, three discriminators and two generators, and ours at the same sizes, epochs and batch."""
+    widths, epochs, batch = (64, 64), 10, 256
+    ours = GANDetector(
+        hidden=widths,
+        batch_size=batch,
+        max_epochs=epochs,
+        validation_fraction=0.0,
+        contamination=0.1,
+        random_state=0,
+        verbose=False,
+        device="cpu",
     )
+    layers = list(widths)
+    theirs = pyod.models.alad.ALAD(
+        latent_dim=ours.fit(z[:512]).model_.latent_dim,
+        enc_layers=layers,
+        dec_layers=layers,
+        disc_xx_layers=layers,
+        disc_zz_layers=layers,
+        disc_xz_layers=layers,
+        preprocessing=True,
+        epochs=epochs,
+        batch_size=batch,
+        device=CPU,
+    )
+    theirs.fit(z[:512])
+    line("GAN fit 256", *duel(lambda: ours.fit(z), lambda: theirs.fit(z), turns), peer="PyOD ALAD")
+
+
+def cost_of_families(z: np.ndarray, turns: int) -> None:
+    """One epoch of every family that trains, in multiples of its own matrix products, forward and backward."""
+    rate = matmul_rate()
+    rows = Encoded(z, np.zeros(len(z)), z, z)
+    variants = [(name, {}) for name in families.names()]
+    variants += [("flow", {"coupling": "spline"}), ("autoregressive", {"backbone": "attention"})]
+    for name, options in variants:
+        detector = families.get(name)(**options)
+        with runtime.seeded(0):
+            model = detector.build(Space.real(DIM))
+        if hasattr(model, "fit_closed_form"):
+            cost = statistics.median(
+                seconds(lambda d=detector: d.set_params(verbose=False).fit(z)) for _ in range(turns)
+            )
+            print(f"{name:34s} {cost:6.3f} s to fit {len(z)} rows in closed form", flush=True)
+            continue
+        trainer = Trainer(max_epochs=1, batch_size=4096, noise=0.05, verbose=False, device="cpu")
+        trainer.fit(model, Space.real(DIM), rows.take(np.arange(4096)))
+        model.train()
+        with FlopCounterMode(display=False) as counter:
+            for _, loss in model.objectives():
+                loss(torch.from_numpy(z[:4096])).mean().backward()
+        limit = counter.get_total_flops() * len(z) / 4096 / rate
+        cost = statistics.median(
+            seconds(lambda m=model, t=trainer: t.fit(m, Space.real(DIM), rows)) for _ in range(turns)
+        )
+        what = " ".join([name, *map(str, options.values())])
+        print(f"{what + ' epoch 4096 eager':34s} {cost:6.3f} s ({cost / limit:4.1f} x limit)", flush=True)
 
 
 class Clock(Callback):
@@ -222,7 +309,9 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--turns", type=int, default=7, help="repeats of every comparison")
     parser.add_argument("--quick", action="store_true", help="fewer rows and turns: a minute instead of a quarter hour")
-    parser.add_argument("--only", choices=["speed", "race", "memory", "start"], help="one part instead of all")
+    parser.add_argument(
+        "--only", choices=["speed", "race", "memory", "start", "families"], help="one part instead of all"
+    )
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -246,6 +335,10 @@ def main() -> None:
             print(f"{univariate} 2x64 peak memory: {mine:.0f} MB, zuko {other:.0f} MB")
     if options.only in (None, "start"):
         start_up(turns)
+    if options.only in (None, "families"):
+        compare_vae(z, turns)
+        compare_gan(z, turns)
+        cost_of_families(z, turns)
 
 
 if __name__ == "__main__":

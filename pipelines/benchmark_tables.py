@@ -2,14 +2,16 @@
 
 A random half of the normal rows trains, the rest and all anomalies test; no row is used twice. Tables longer than
 --max-rows are thinned before the split, keeping the share of anomalies. The peers see columns standardized on the
-training rows; our detectors encode the raw rows themselves.
+training rows; our detectors encode the raw rows themselves. PyOD's VAE joins where it is installed
+(pip install 'anomgen[bench]').
 
-    python pipelines/benchmark_tables.py --data data --models flow --seeds 3 --out tables.csv
+    python pipelines/benchmark_tables.py --data data --families all --seeds 3 --out tables.csv
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import time
 import warnings
 from collections.abc import Iterable
@@ -18,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
+from sklearn.base import BaseEstimator
 from sklearn.ensemble import IsolationForest
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import average_precision_score, roc_auc_score
@@ -38,8 +41,24 @@ class MeanNeighbourDistance(NearestNeighbors):
         return -self.kneighbors(X, n_neighbors=min(5, self.n_samples_fit_))[0].mean(axis=1)
 
 
+class PyodVAE(BaseEstimator):
+    """PyOD's VAE with its own defaults, scored as scikit-learn has it."""
+
+    def __init__(self, random_state: int = 0):
+        self.random_state = random_state
+
+    def fit(self, X, y=None):
+        from pyod.models.vae import VAE
+
+        self.detector_ = VAE(random_state=self.random_state, verbose=0, device="cpu").fit(X)
+        return self
+
+    def score_samples(self, X):
+        return -self.detector_.decision_function(X)
+
+
 def peers(n_train: int, seed: int) -> dict[str, object]:
-    """Classical detectors on standardized columns.
+    """Other detectors on standardized columns.
 
     The KDE bandwidth is Scott's rule n^(-1/(d+4)); covariances of the mixture grow by the 0.01 of our training noise.
     """
@@ -49,6 +68,8 @@ def peers(n_train: int, seed: int) -> dict[str, object]:
         "KDE": KernelDensity(bandwidth="scott"),
         "IForest": IsolationForest(random_state=seed),
     }
+    if importlib.util.find_spec("pyod"):
+        found["PyOD VAE"] = PyodVAE(seed)
     return {name: make_pipeline(StandardScaler(), peer) for name, peer in found.items()}
 
 
@@ -71,13 +92,13 @@ def check_leak(X: np.ndarray, train: np.ndarray, test: np.ndarray) -> int:
     return sum(row.tobytes() in seen for row in scaled[test])
 
 
-def measure(dataset: Dataset, models: Iterable[str], seed: int) -> list[dict[str, object]]:
+def measure(dataset: Dataset, members: Iterable[str], seed: int) -> list[dict[str, object]]:
     """AUROC, AUPRC and seconds of every detector on one table under one seed."""
     train, test = dataset.split_rows(seed)
     X_train, X_test, y_test = dataset.split(seed)
     about = {"table": dataset.card.name, "seed": seed, "rows": len(train), "tested": len(test)}
     about["near_duplicates"] = check_leak(np.asarray(dataset.X, dtype=float), train, test)
-    ours = {name: families.get(name)(random_state=seed) for name in models}
+    ours = {name: families.get(name)(random_state=seed) for name in members}
     results = []
     for name, detector in (ours | peers(len(train), seed)).items():
         with threadpool_limits(1), warnings.catch_warnings():
@@ -107,18 +128,18 @@ def summary(results: pd.DataFrame) -> pd.DataFrame:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder that holds adbench/NAME.npz")
-    parser.add_argument("--models", nargs="+", default=families.names(), help="our detectors; none: the peers alone")
+    parser.add_argument("--families", nargs="+", default=["all"], help="ours by name; all, or none: the peers alone")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--max-rows", type=int, default=10_000, help="rows of a table before the split, 0 for all")
     parser.add_argument("--jobs", type=int, default=1, help="tables measured at once, one thread each")
     parser.add_argument("--out", default="benchmark_tables.csv", help="one line for each table, seed and method")
     args = parser.parse_args(arguments)
-    args.models = [name for name in args.models if name != "none"]
+    members = families.names() if args.families == ["all"] else [name for name in args.families if name != "none"]
     names = [name for name in cards() if name.startswith("adbench_") and (args.data / read_card(name).file).is_file()]
     if not names:
         parser.error(f"--data {args.data} holds none of the tables; datasets/README.md says how to get them")
     datasets = ((seed, load_dataset(name, root=args.data)) for name in names for seed in range(args.seeds))
-    jobs = (delayed(measure)(thin(dataset, args.max_rows, seed), args.models, seed) for seed, dataset in datasets)
+    jobs = (delayed(measure)(thin(dataset, args.max_rows, seed), members, seed) for seed, dataset in datasets)
     found = Parallel(n_jobs=args.jobs, verbose=5)(jobs)
     results = pd.DataFrame([line for lines in found for line in lines])
     results.to_csv(args.out, index=False)

@@ -72,11 +72,12 @@ def main(
         quality = batch.evaluate(out / "scores", "label")
         mlflow.log_metrics({**quality, "flagged": summary.flagged, "scored_rows_per_s": summary.rows_per_s})
 
+    limit = f"{summary.threshold:.5g} {detector.statistic_.unit}".rstrip()
     programs = os.path.relpath(Path(sys.executable).parent)
     print(f"""
 AUROC     {quality["auroc"]:.4f}
 AUPRC     {quality["auprc"]:.4f} ({np.mean(y_test):.4f} by chance)
-flagged   {summary.flagged:,} of {summary.rows:,} rows: those that score below {summary.threshold:.5g} nats
+flagged   {summary.flagged:,} of {summary.rows:,} rows: those that score below {limit}
 caught    {quality["recall"]:.1%} of the anomalies; {quality["precision"]:.1%} of the flagged rows are anomalies
 scores    {out / "scores" / summary.files[0].output}
 model     {out / "model"}, registered as models:/{name}@champion

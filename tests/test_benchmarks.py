@@ -64,7 +64,7 @@ def test_thinning_keeps_the_share_of_anomalies(tables: ModuleType, cancer: Datas
 
 def test_peers_are_sound(tables: ModuleType, cancer: Dataset) -> None:
     lines = pd.DataFrame(tables.measure(cancer, [], 0)).set_index("method")
-    assert set(lines.index) == {"kNN-5", "GMM-10", "KDE", "IForest"}
+    assert set(lines.index) - {"PyOD VAE"} == {"kNN-5", "GMM-10", "KDE", "IForest"}
     assert (lines["auroc"] > 0.9).all()
     assert (lines["auprc"] > 0.9).all()
     assert (lines["seconds"] > 0).all()
@@ -102,6 +102,6 @@ def test_a_folder_without_tables_is_a_usage_error(
     tables: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stopped:
-        tables.main(["--data", str(tmp_path), "--models", "none"])
+        tables.main(["--data", str(tmp_path), "--families", "none"])
     assert stopped.value.code == 2
     assert "datasets/README.md" in capsys.readouterr().err

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ import pandas as pd
 import pytest
 
 import anomgen
-from anomgen import tracking
+from anomgen import families, tracking
 from anomgen.cli.app import app
 from anomgen.cli.parameters import UsageError, parse_parameters
 from anomgen.data import make_payments
+from tests.toys import FAMILIES
 
 SMALL = ("--set", "hidden=8", "--set", "transforms=2", "--max-epochs", "2")
 
@@ -52,6 +54,38 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 # ---------------------------------------------------------------------- commands
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_fits_scores_shows_and_samples(
+    family: str, tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = [f"--set={name}={value}" for name, value in (("max_epochs", 2), ("hidden", "8,8"), ("exclude", "id,label"))]
+    known = {field.name for field in fields(families.get(family))}
+    options = [option for option in small if option.split("=")[1] in known]
+    name = family.removesuffix("Detector").lower()
+    assert run("fit", folder / "payments.csv", "--model", name, "--out", tmp_path / "model", *options) == 0
+    assert run("score", tmp_path / "model", folder / "payments.csv", "--out", tmp_path / "scores") == 0
+    assert run("show", tmp_path / "model") == 0
+    assert run("sample", tmp_path / "model", "-n", 5, "--out", tmp_path / "drawn.csv") == 0
+    assert family in capsys.readouterr().out
+    scores = pd.read_parquet(tmp_path / "scores" / "payments.parquet")
+    frame = pd.read_csv(folder / "payments.csv")
+    expected = anomgen.load(tmp_path / "model").score_samples(frame)
+    assert scores["score"].to_numpy() == pytest.approx(expected, abs=1e-6)
+    assert len(pd.read_csv(tmp_path / "drawn.csv")) == 5
+
+
+def test_rows_are_drawn_under_conditions(folder: Path, tmp_path: Path) -> None:
+    options = ("--set", "exclude=id,label", "--set", "condition=category,weekday")
+    assert run("fit", folder / "payments.csv", "--out", tmp_path / "model", *options, *SMALL) == 0
+    assert run("score", tmp_path / "model", folder / "payments.csv", "--out", tmp_path / "scores") == 0
+    category = pd.read_csv(folder / "payments.csv")["category"].iloc[0]
+    given = ("--condition", f"category={category}", "--condition", "weekday=3")
+    assert run("sample", tmp_path / "model", "-n", 20, "--out", tmp_path / "drawn.csv", *given) == 0
+    drawn = pd.read_csv(tmp_path / "drawn.csv")
+    assert set(drawn["category"]) == {category}
+    assert set(drawn["weekday"]) == {3}
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
@@ -222,7 +256,10 @@ def test_unknown_parameters_get_a_proposal() -> None:
         (["fit", "--out", "new"], 2, "at least one file"),
         (["fit", "payments.csv"], 2, "--out"),
         (["fit", "payments.csv", "--out", "new", "--modell", "flow"], 2, "--model?"),
-        (["fit", "payments.csv", "--out", "new", "--model", "vae"], 2, "no family is called 'vae'"),
+        (["fit", "payments.csv", "--out", "new", "--model", "vea"], 2, "no family is called 'vea'"),
+        (["fit", "payments.csv", "--out", "new", "--model", "kernel", "--max-epochs", "3"], 2, "no such parameter"),
+        (["sample", "model", "-n", "9", "--out", "x.csv", "--condition", "shop"], 2, "name=value"),
+        (["sample", "model", "-n", "9", "--out", "x.csv", "--condition", "shop=a"], 3, "fitted without condition="),
         (["fit", "payments.csv", "--out", "new", "--set", "hiden=8"], 2, "did you mean hidden"),
         (["fit", "payments.csv", "--out", "new", "--contamination", "3"], 2, "contamination=3.0"),
         (["fit", "payments.csv", "--out", "new", "--max-epochs", "x"], 2, "max-epochs"),

@@ -11,7 +11,7 @@ from cyclopts.config import Env, Toml
 
 from anomgen import __version__
 from anomgen.cli.output import check_free, exit_code, print_error, print_facts, print_table, row_counter, share
-from anomgen.cli.parameters import UsageError, parse_parameters
+from anomgen.cli.parameters import UsageError, parse_conditions, parse_parameters
 
 if TYPE_CHECKING:
     from anomgen.detector import Detector
@@ -183,9 +183,11 @@ def score(
     from anomgen.batch import evaluate, score_files
 
     kept = list(dict.fromkeys([*(keep or []), *([label] if label else [])]))
+    detector = _load(model)
+    unit = detector.statistic_.unit
     with row_counter() as progress:
         summary = score_files(
-            _load(model),
+            detector,
             list(inputs),
             out,
             keep=kept,
@@ -199,8 +201,8 @@ def score(
         {
             "scored": f"{summary.rows:,} rows, {summary.rows_per_s:,.0f} rows/s",
             "flagged": share(summary.flagged, summary.rows),
-            "threshold": f"{summary.threshold:.6g} nats",
-            "median score": f"{summary.quantiles['0.5']:.6g} nats",
+            "threshold": f"{summary.threshold:.6g} {unit}".rstrip(),
+            "median score": f"{summary.quantiles['0.5']:.6g} {unit}".rstrip(),
             "AUROC": f"{quality['auroc']:.4f}" if quality else None,
             "AUPRC": f"{quality['auprc']:.4f}" if quality else None,
             "caught": f"{quality['recall']:.1%} of the anomalies" if quality else None,
@@ -217,6 +219,7 @@ def sample(
     out: Path,
     n: Annotated[int, Parameter(name=["-n", "--rows"], validator=AT_LEAST_ONE)],
     seed: int = 0,
+    condition: Annotated[list[str] | None, Parameter(negative="")] = None,
     overwrite: Annotated[bool, Flags] = False,
 ) -> None:
     """Draw new rows from a saved model.
@@ -231,13 +234,16 @@ def sample(
         How many rows.
     seed
         One seed gives the same rows; fewer of them are the first ones of more.
+    condition
+        For a model fitted under conditions, name=value of one of them; may be repeated. Without, they are drawn as
+        often as they occurred in training.
     overwrite
         Replace a file found at --out.
     """
     check_free(out, overwrite)
     from anomgen.batch import write_rows
 
-    rows = _load(model).sample(n, random_state=seed)
+    rows = _draw(_load(model), n, seed, condition or [])
     write_rows(rows, out)
     print_facts({"drawn": f"{len(rows):,} rows of {rows.shape[1]} columns", "rows": out})
 
@@ -277,10 +283,23 @@ def _new_detector(family: str, assignments: list[str], **flags: Any) -> Detector
         chosen = families.get(family)
         parameters = parse_parameters(chosen, assignments)
         given = {name: value for name, value in flags.items() if value is not None}
+        unknown = next((name for name in given if name not in chosen.__dataclass_fields__), None)
+        if unknown:
+            raise UsageError(f"--{unknown.replace('_', '-')}: {chosen.__name__} has no such parameter")
         check_parameters(chosen.__name__, {**given, **parameters})
     except ValueError as error:
         raise UsageError(str(error)) from None
     return chosen(**{**given, **parameters})
+
+
+def _draw(detector: Detector, n: int, seed: int, condition: list[str]) -> Any:
+    from anomgen.detector import ConditionalDetector
+
+    if not condition:
+        return detector.sample(n, random_state=seed)
+    if not isinstance(detector, ConditionalDetector):
+        raise UsageError(f"--condition: {type(detector).__name__} knows no conditions")
+    return detector.sample(n, random_state=seed, condition=parse_conditions(condition))
 
 
 def _load(model: str) -> Detector:
@@ -296,10 +315,20 @@ def _load(model: str) -> Detector:
 
 def _learned(detector: Detector) -> dict[str, object]:
     best: dict[str, float] = next((e for e in detector.history_ if e["epoch"] == detector.best_epoch_), {})
+    measured = {
+        f"{label} {unit}": f"{best[key]:.4f} a row"
+        for label, key, unit in (
+            ("training", "train_nats", "nats"),
+            ("held-out", "held_out_nats", "nats"),
+            ("training", "train_loss", "loss"),
+            ("held-out", "held_out_loss", "loss"),
+        )
+        if key in best
+    }
     return {
-        "training nats": f"{best['train_nats']:.4f} a row" if best else None,
-        "held-out nats": f"{best['held_out_nats']:.4f} a row" if "held_out_nats" in best else None,
+        **measured,
         "epochs": f"{detector.n_epochs_}, weights of epoch {detector.best_epoch_} kept",
+        "converged": None if detector.converged_ else "no: fit warned of what is wrong",
         "statistic": type(detector.statistic_).__name__.lower(),
         "threshold": f"{detector.offset_:.6g}: rows that score lower are anomalies",
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from difflib import get_close_matches
 from typing import Any
@@ -28,16 +28,32 @@ def parse_parameters(detector: type[Any], assignments: Iterable[str]) -> dict[st
     """
     defaults = {field.name: field.default for field in fields(detector) if field.name not in NOT_SETTABLE}
     parsed: dict[str, Any] = {}
-    for assignment in assignments:
-        name, equals, text = (part.strip() for part in assignment.partition("="))
-        if not equals:
-            raise UsageError(f"--set {assignment}: write it as name=value, such as hidden=64,64")
+    for name, text in _parted(assignments, "--set", "hidden=64,64"):
         name = name.replace("-", "_")
         if name not in defaults:
             close = get_close_matches(name, defaults, n=3) or sorted(defaults)
             raise UsageError(f"{detector.__name__} has no parameter {name!r}; did you mean {', '.join(close)}?")
         parsed[name] = _value(text, isinstance(defaults[name], tuple))
     return parsed
+
+
+def parse_conditions(assignments: Iterable[str]) -> dict[str, Any]:
+    """Values by name from ``name=value`` texts; a value is a Python literal where it reads as one, else text.
+
+    Raises
+    ------
+    UsageError
+        For a text without ``=``.
+    """
+    return {name: _literal(text) for name, text in _parted(assignments, "--condition", "region=north")}
+
+
+def _parted(assignments: Iterable[str], option: str, example: str) -> Iterator[tuple[str, str]]:
+    for assignment in assignments:
+        name, equals, text = (part.strip() for part in assignment.partition("="))
+        if not equals:
+            raise UsageError(f"{option} {assignment}: write it as name=value, such as {example}")
+        yield name, text
 
 
 def _value(text: str, sequence: bool) -> Any:
