@@ -403,3 +403,57 @@ def test_weights_count_as_repetitions() -> None:
     assert weighted.columns_[0].center == pytest.approx(repeated.columns_[0].center)
     assert weighted.columns_[0].scale == pytest.approx(repeated.columns_[0].scale)
     assert weighted.columns_[1].shares == pytest.approx(repeated.columns_[1].shares)
+
+
+class TestCodes:
+    """What models get that give levels a probability of their own."""
+
+    def test_levels_become_numbers_and_gaps_nan(self) -> None:
+        frame = pd.DataFrame({"c": ["b", "a", None, "b"] * 30, "x": [1.5, np.nan, 2.5, 0.5] * 30})
+        encoder = TableEncoder().fit(frame)
+        rows = encoder.encode(frame.assign(c=frame["c"].replace("b", "new")), codes=True)
+        names = encoder.layout()["names"]
+        c, c_gone, x, x_gone = (rows.z[:4, names.index(n)] for n in ("c", "c is missing", "x", "x is missing"))
+        assert c[[0, 1, 3]].tolist() == [2, 0, 2]
+        assert np.isnan(c[2])
+        assert c_gone.tolist() == [0, 0, 1, 0]
+        assert np.isnan(x[1])
+        assert x_gone.tolist() == [0, 1, 0, 0]
+
+    def test_only_maps_and_boxes_are_left_in_the_log_determinant(self) -> None:
+        frame = pd.DataFrame({"c": ["b", "a", "c", "b"] * 30, "x": np.arange(120) ** 0.5})
+        encoder = TableEncoder().fit(frame)
+        slope = -np.log(encoder.columns_[1].scale) - np.log(encoder.columns_[1].spread)
+        assert encoder.encode(frame, codes=True).log_det == pytest.approx(np.full(120, slope))
+
+    def test_a_gap_that_training_had_not_costs_its_probability(self) -> None:
+        frame = pd.DataFrame({"x": RNG.normal(size=100), "y": RNG.normal(size=100)})
+        encoder = TableEncoder().fit(frame)
+        known, gone = (encoder.encode(f, codes=True).log_det[0] for f in (frame, frame.assign(x=np.nan)))
+        assert gone - known == pytest.approx(np.log(encoder.columns_[0].unseen) + np.log(encoder.columns_[0].scale))
+
+    def test_bounds_are_those_of_boxes_only(self) -> None:
+        frame = pd.DataFrame({"c": list("abca") * 25, "k": RNG.poisson(3, 100), "x": RNG.normal(size=100)})
+        frame.loc[3, "x"] = np.nan
+        encoder = TableEncoder().fit(frame)
+        rows = encoder.encode(frame, cells=True, codes=True)
+        c, k, x = (encoder.layout()["names"].index(name) for name in "ckx")
+        assert np.array_equal(rows.low[:, c], rows.z[:, c])
+        assert (rows.low[:, k] < rows.high[:, k]).all()
+        assert np.isnan(rows.low[3, x])
+
+    def test_decoding_gives_the_rows_back(self, mixed: pd.DataFrame) -> None:
+        encoder = TableEncoder().fit(mixed)
+        back = encoder.decode(encoder.encode(mixed, codes=True).z, codes=True)
+        assert back["city"].equals(mixed["city"])
+        assert back["member"].equals(mixed["member"])
+        assert back["visits"].equals(mixed["visits"])
+        assert back["weight"].isna().equals(mixed["weight"].isna())
+        assert back["length"].to_numpy() == pytest.approx(mixed["length"].to_numpy(), rel=1e-5)
+
+    def test_the_layout_tells_what_unseen_levels_weigh(self) -> None:
+        frame = pd.DataFrame({"c": list("abca") * 25, "x": RNG.normal(size=100)})
+        frame.loc[3, "x"] = np.nan
+        layout = TableEncoder().fit(frame).layout()
+        told = dict(zip(layout["names"], layout["unseen"], strict=True))
+        assert told == {"c": pytest.approx(0.01 / 101), "x": 0.0, "x is missing": 0.0}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,7 +11,24 @@ import zuko
 from torch import Tensor
 
 from anomgen import runtime
-from anomgen.nn import MLP, MaskedMLP, affine, inverse_affine, inverse_spline, pointwise, softclip, spline
+from anomgen.generative import Space
+from anomgen.nn import (
+    MLP,
+    Condition,
+    Levels,
+    MaskedMLP,
+    affine,
+    check_choice,
+    check_counts,
+    check_flag,
+    check_number,
+    check_widths,
+    inverse_affine,
+    inverse_spline,
+    pointwise,
+    softclip,
+    spline,
+)
 
 
 def knots(bins: int, *shape: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -187,3 +205,130 @@ def test_masked_weights_receive_no_gradient() -> None:
         gradient = getattr(network, f"weight{layer}").grad
         assert (gradient[mask == 0] == 0).all()
         assert (gradient[mask == 1] != 0).any()
+
+
+def cells(*levels: int, unseen: float = 0.01) -> Space:
+    """Categorical coordinates, and one number in front of them."""
+    edges = ((), *(tuple(float(k) for k in range(count - 1)) for count in levels))
+    d = len(levels) + 1
+    return Space(
+        (d,),
+        tuple(map(str, range(d))),
+        ("real", *["cell"] * (d - 1)),
+        edges,
+        (False,) * d,
+        (0.0,) + (unseen,) * (d - 1),
+    )
+
+
+class TestLevels:
+    def test_masses_of_all_levels_sum_to_one_and_unseen_ones_have_theirs(self) -> None:
+        levels = Levels(cells(4, 3))
+        logits = torch.randn(5, 1, generator=torch.Generator().manual_seed(0))
+        for coordinate, count in enumerate((4, 3)):
+            codes = torch.zeros(2, count)
+            codes[coordinate] = torch.arange(count)
+            mass = levels.log_prob(logits.expand(-1, count), codes)[coordinate].exp()
+            assert mass.sum() == pytest.approx(1.0)
+            assert mass[-1] == pytest.approx(0.01)
+        shares = levels.log_prob(logits, torch.zeros(2, 1)).exp()
+        assert shares[0, 0] == pytest.approx(0.99 * float(logits[:3, 0].softmax(0)[0]))
+
+    def test_a_mask_has_no_unseen_level(self) -> None:
+        levels = Levels(cells(2, unseen=0.0))
+        assert levels.width == 2
+        mass = levels.log_prob(torch.zeros(2, 2), torch.tensor([[0.0, 1.0]])).exp()
+        assert mass.tolist() == [[0.5, 0.5]]
+
+    def test_missing_values_have_no_term_and_no_gradient(self) -> None:
+        levels = Levels(cells(4))
+        logits = torch.zeros(3, 2, requires_grad=True)
+        terms = levels.log_prob(logits, torch.tensor([[float("nan"), 1.0]]))
+        assert terms[0, 0] == 0
+        terms.sum().backward()
+        assert logits.grad is not None
+        assert (logits.grad[:, 0] == 0).all()
+        assert logits.grad.isfinite().all()
+
+    def test_draws_follow_the_masses(self) -> None:
+        levels = Levels(cells(4, 3))
+        logits = torch.tensor([0.5, 0.3, 0.2, 0.9, 0.1]).log()[:, None].expand(-1, 40_000)
+        with runtime.seeded(0):
+            drawn = levels.sample(logits)
+        for row, expected in zip(drawn, ([0.5, 0.3, 0.2], [0.9, 0.1]), strict=True):
+            found = torch.bincount(row.long(), minlength=len(expected)) / len(row)
+            assert found.tolist() == pytest.approx(expected, abs=0.01)
+
+    def test_one_hot_inputs(self) -> None:
+        codes = torch.tensor([[0.0, 3.0, float("nan")], [1.0, 0.0, 2.0]])
+        expected = [[1, 0, 0], [0, 0, 0], [0, 0, 0], [0, 1, 0], [1, 0, 0]]
+        assert Levels(cells(4, 3)).one_hot(codes).tolist() == expected
+        assert Levels(Space.real(2)).one_hot(torch.empty(0, 3)).shape == (0, 3)
+
+
+class TestCondition:
+    space = Space(
+        (4,),
+        tuple("xyck"),
+        ("real", "real", "cell", "real"),
+        ((), (), (0.0, 1.0), ()),
+        (False,) * 4,
+        (0.0, 0.0, 0.01, 0.0),
+        (False, False, True, True),
+    )
+
+    def test_parts_rows_and_puts_them_together_again(self) -> None:
+        condition = Condition(self.space)
+        z = torch.tensor([[0.1, 0.2, 1.0, 5.0], [0.3, 0.4, 0.0, 6.0]])
+        x, context = condition.split(z)
+        assert (condition.dim, condition.width) == (2, 3)
+        assert torch.equal(x, z[:, :2].t())
+        assert context.tolist() == [[0.0, 1.0], [1.0, 0.0], [5.0, 6.0]]
+        assert torch.equal(condition.join(x.t(), z[:, 2:]), z)
+        assert torch.equal(condition.context_for(2, z[:, 2:], z), context)
+
+    def test_without_conditions_there_is_no_context(self) -> None:
+        condition = Condition(Space.real(3))
+        z = torch.randn(5, 3)
+        x, context = condition.split(z)
+        assert torch.equal(x.t(), z)
+        assert context.shape == (0, 5) == condition.context_for(5, None, z).shape
+        assert condition.join(z, None) is z
+
+
+def test_a_masked_network_takes_further_inputs_everywhere() -> None:
+    net = MaskedMLP(3, 2, (16, 16), given=2)
+    randomize(net)
+    x = torch.randn(5, 4, requires_grad=True)
+    for i in range(3):
+        slope = torch.autograd.grad(net(x).view(2, 3, 4)[:, i].sum(), x)[0].abs().sum(1)
+        assert (slope[:i] > 0).all()
+        assert (slope[i:3] == 0).all()
+        assert (slope[3:] > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("check", "message"),
+    [
+        (lambda: check_choice("loss", "tv", ("hinge", "minimax")), "loss='tv'.*'hinge', 'minimax'"),
+        (lambda: check_choice("loss", 3, ("hinge",)), "loss=3"),
+        (lambda: check_counts(draws=0), "draws=0.*at least 1"),
+        (lambda: check_counts(2, bins=True), "bins=True"),
+        (lambda: check_number("beta", -1.0, 0), "beta=-1.0.*at least 0"),
+        (lambda: check_number("beta", 3, 0, 2), "beta=3.*at most 2"),
+        (lambda: check_flag("spectral", 1), "spectral=1"),
+        (lambda: check_widths((8, 0)), r"hidden=\(8, 0\)"),
+        (lambda: check_widths("88"), "hidden='88'"),
+    ],
+)
+def test_bad_arguments_are_named(check: Callable[[], None], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check()
+
+
+def test_good_arguments_pass() -> None:
+    check_choice("loss", "hinge", ("hinge",))
+    check_counts(0, a=0, b=7)
+    check_number("beta", 0, 0, 1)
+    check_flag("spectral", True)
+    check_widths([64])

@@ -11,7 +11,18 @@ from torch import Tensor
 
 import anomgen
 from anomgen.generative import GenerativeModel, Rows
-from anomgen.statistic import STATISTICS, Likelihood, Statistic, Typicality, check_abilities, make_statistic
+from anomgen.statistic import (
+    STATISTICS,
+    Discriminator,
+    Energy,
+    Features,
+    Likelihood,
+    Reconstruction,
+    Statistic,
+    Typicality,
+    check_abilities,
+    make_statistic,
+)
 from tests.toys import toy
 
 
@@ -94,3 +105,52 @@ def test_a_statistic_of_ones_own_scores_saves_and_loads(tmp_path: Any, numbers: 
         assert np.array_equal(anomgen.load(tmp_path / "again").score_samples(numbers), three.score_samples(numbers))
     finally:
         STATISTICS.pop("scaled")
+
+
+class Described(Normal):
+    """Every ability that a statistic may ask for, in closed form."""
+
+    def energy(self, z: Tensor) -> Tensor:
+        return 0.5 * (z**2).sum(dim=1)
+
+    def reconstruct(self, z: Tensor) -> Tensor:
+        return torch.zeros_like(z)
+
+    def features(self, z: Tensor) -> Tensor:
+        return z * torch.tensor([1.0, 3.0])
+
+    def realness(self, z: Tensor) -> Tensor:
+        return z[:, 0]
+
+
+def test_energy_is_a_log_density_up_to_a_constant() -> None:
+    z = [[0.0, 0.0], [1.0, 2.0]]
+    energy, likelihood = Energy()(Described(), rows(z, 3.0)), Likelihood()(Described(), rows(z, 3.0))
+    assert energy.dtype == torch.float64
+    assert (energy - likelihood).tolist() == pytest.approx([np.log(2 * np.pi)] * 2)
+
+
+def test_reconstruction_is_the_mean_squared_error_of_what_is_there() -> None:
+    score = Reconstruction()(Described(), rows([[1.0, 3.0], [float("nan"), 2.0]]))
+    assert score.tolist() == pytest.approx([-5.0, -2.0])
+
+
+def test_the_discriminators_logit_is_passed_on() -> None:
+    assert Discriminator()(Described(), rows([[1.5, 0.0]])).tolist() == [1.5]
+
+
+def test_distances_between_features_are_free_of_their_scales() -> None:
+    train = rows(np.random.default_rng(0).normal(size=(3000, 2)))
+    statistic = Features(neighbours=5)
+    statistic.fit(Described(), train, train)
+    scores = statistic(Described(), rows([[0.0, 0.0], [8.0, 0.0], [0.0, 8.0]]))
+    assert scores.argmax() == 0
+    assert scores[1] == pytest.approx(scores[2], rel=0.3)
+    assert scores[1] < scores[0] - 2.0
+
+
+def test_only_names_of_abilities_that_exist_are_used() -> None:
+    for kind in STATISTICS.values():
+        check_abilities(kind(), Described())
+        with pytest.raises(ValueError, match="which Silent lacks"):
+            check_abilities(kind(), Silent())
