@@ -136,8 +136,14 @@ class GenerativeModel(nn.Module):
         """Pairs ``(parameters, loss)`` optimized in turn on every batch; a pair may come more than once."""
         return [(self.parameters(), self.loss)]
 
+    def prepare(self, z: Tensor) -> None:
+        """Called with the training rows, without noise, before they train."""
+
     def on_epoch(self, progress: float) -> None:
         """Called before every epoch with the share of the schedule done, in [0, 1]."""
+
+    def conclude(self) -> None:
+        """Called after training, on the weights that were kept: what follows from them is computed here."""
 
     def monitor(self, z: Tensor) -> Tensor:
         """What rows are judged by: a loss of every row under fixed noise, shape ``(n,)``."""

@@ -56,6 +56,7 @@ class Loop:
         self.noise = usual_noise(len(train)) if trainer.noise == "auto" else trainer.noise
         run.info["noise"] = self.noise
         self.rows = self._batches(train)
+        run.model.prepare(self.rows.z)
         self.names = ("train_nats", "held_out_nats") if run.model.nats else ("train_loss", "held_out_loss")
         self.log_det = mean_of(train.log_det, weight)
         self.weight = None if weight is None else torch.from_numpy(weight / weight.mean()).float().to(device)
