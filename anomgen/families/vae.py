@@ -69,7 +69,7 @@ class VAE(GenerativeModel):
         decoder: str = "gaussian",
         beta: float = 1.0,
         free_bits: float = 0.0,
-        warmup: float = 0.0,
+        warmup: float = 0.5,
         draws: int = 16,
         adversarial: float = 0.0,
     ) -> None:
@@ -273,8 +273,9 @@ class VAEDetector(TransformerMixin, ClassNamePrefixFeaturesOutMixin, Conditional
         Weight of the divergence in training; above 1 codes say less, below more. Scores have weight 1 always.
     free_bits : float, default=0.0
         Nats of divergence that every unit has free in training, so that it is not switched off early.
-    warmup : float, default=0.0
-        Share of the schedule over which the weight of the divergence rises from zero.
+    warmup : float, default=0.5
+        Share of the schedule over which the weight of the divergence rises from zero: codes that have found a use are
+        worth their cost, while codes that cost from the first find none.
     draws : int, default=16
         Codes that the bound of a score averages over; more are tighter and slower.
     adversarial : float, default=0.0
@@ -325,7 +326,7 @@ class VAEDetector(TransformerMixin, ClassNamePrefixFeaturesOutMixin, Conditional
     decoder: str = "gaussian"
     beta: float = 1.0
     free_bits: float = 0.0
-    warmup: float = 0.0
+    warmup: float = 0.5
     draws: int = 16
     adversarial: float = 0.0
 

@@ -13,6 +13,8 @@ from anomgen.nn.arguments import check_choice
 from anomgen.nn.levels import Levels
 
 NOISES = ("gaussian", "student")
+NARROW = -2.0
+"""Log-scale of numbers at the start: where they scatter widely from the first, codes have nothing to explain."""
 
 
 class Observation(nn.Module):
@@ -51,7 +53,7 @@ class Observation(nn.Module):
         gaps = [i for i, k in enumerate(real) if space.missing[k]]
         for name, value in (("real", real), ("cells", self.levels.at), ("gaps", gaps)):
             self.register_buffer(name, torch.tensor(value, dtype=torch.int64), persistent=False)
-        self.log_scale = nn.Parameter(torch.zeros(len(real), 1))
+        self.log_scale = nn.Parameter(torch.full((len(real), 1), NARROW))
         if noise == "student":
             self.log_freedom = nn.Parameter(torch.full((len(real), 1), math.log(8.0)))
         self.numbers = len(real)
@@ -70,15 +72,15 @@ class Observation(nn.Module):
         """Log-likelihood ``(n,)`` of columns ``(dim, n)`` given a decoder's outputs ``(width, n)``."""
         real, codes = self._parts(x)
         there = real == real
-        standard = (real.nan_to_num(0.0) - outputs[: self.numbers]) * self._log_scale().neg().exp()
+        standard = (real.nan_to_num(0.0) - outputs[: self.numbers]) * self.log_scale_of().neg().exp()
         if self.noise == "student":
-            freedom = self._freedom()
+            freedom = self.freedom()
             constant = (0.5 * freedom + 0.5).lgamma() - (0.5 * freedom).lgamma() - 0.5 * (math.pi * freedom).log()
             terms = -(0.5 * freedom + 0.5) * (standard.square() / freedom).log1p()
         else:
             constant = torch.full_like(self.log_scale, -0.5 * math.log(2 * math.pi))
             terms = -0.5 * standard.square()
-        total = ((terms + (constant - self._log_scale())) * there).sum(0)
+        total = ((terms + (constant - self.log_scale_of())) * there).sum(0)
         return total + self.levels.log_prob(outputs[self.numbers :], codes).sum(0) if self.levels.at else total
 
     def sample(self, outputs: Tensor) -> Tensor:
@@ -101,16 +103,18 @@ class Observation(nn.Module):
         return torch.cat([location + self._draw(location), there, *shares])
 
     def _draw(self, location: Tensor) -> Tensor:
-        scale = self._log_scale().exp()
+        scale = self.log_scale_of().exp()
         if self.noise == "gaussian":
             return torch.randn_like(location) * scale
-        drawn: Tensor = torch.distributions.StudentT(self._freedom().expand_as(location)).rsample()
+        drawn: Tensor = torch.distributions.StudentT(self.freedom().expand_as(location)).rsample()
         return drawn * scale
 
-    def _log_scale(self) -> Tensor:
+    def log_scale_of(self) -> Tensor:
+        """Log-scale of every number, bounded."""
         return softclip(self.log_scale, LOG_RANGE)
 
-    def _freedom(self) -> Tensor:
+    def freedom(self) -> Tensor:
+        """Degrees of freedom of every number, above 2, where variances are finite."""
         return 2 + softclip(self.log_freedom, LOG_RANGE).exp()
 
     def _parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
