@@ -150,6 +150,8 @@ class Trainer:
                     self._solve(run, space, rows, judges, device, watchers)
                 else:
                     Loop(self, run, plan, space, rows, judges, device).go(watchers)
+                    with torch.no_grad():
+                        model.conclude()
             if finish is not None:
                 finish(run)
             for watcher in watchers:
