@@ -338,8 +338,8 @@ class KernelDetector(Detector):
 
     .. math:: \log p(x) = \log \sum_i w_i \, N(z(x);\, z_i,\, \mathrm{diag}(h^2 + b^2)) + \log |dz / dx|
 
-    The standard deviation `b` of the training noise is the least that a kernel has. There is nothing to train, so it has
-    no epochs and no learning rate. Beyond the parameters below it takes those of :class:`anomgen.Detector`.
+    The standard deviation `b` of the training noise is the least that a kernel has. There is nothing to train: no
+    epochs, no learning rate. Beyond the parameters below it takes those of :class:`anomgen.Detector`.
 
     Parameters
     ----------
