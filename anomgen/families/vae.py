@@ -200,13 +200,13 @@ class VAE(GenerativeModel):
 
     def _bound(self, z: Tensor, draws: int) -> Tensor:
         x, context = self.condition.split(z)
-        n = len(z)
-        posterior = self._posterior(x, context).repeat(1, draws)
+        n, posterior = len(z), self._posterior(x, context)
+        if draws > 1:
+            x, context, posterior = (part.repeat(1, draws) for part in (x, context, posterior))
         noise = self.bank[:, :draws].expand(-1, -1, n).reshape(-1, draws * n)
-        outputs = self._decode(self.code.draw(posterior, noise), context.repeat(1, draws))
-        explained = self.observation.log_prob(outputs, x.repeat(1, draws))
+        explained = self.observation.log_prob(self._decode(self.code.draw(posterior, noise), context), x)
         weight = explained + self.code.log_weight(posterior, noise).sum(0)
-        return weight.view(draws, n).logsumexp(0) - math.log(draws)
+        return weight.view(draws, n).logsumexp(0) - math.log(draws) if draws > 1 else weight
 
     def _summed(self, z: Tensor) -> Tensor:
         x, context = self.condition.split(z)
