@@ -250,7 +250,9 @@ def _best_bandwidth(tasks: Sequence[tuple[Tensor, Tensor]], noise: Tensor) -> fl
         scales = (math.exp(2 * log_bandwidth) + noise).sqrt().numpy()
         total = 0.0
         for train, judge in pairs:
-            found = KernelDensity(bandwidth=1.0).fit(train[:, :-1] / scales, sample_weight=train[:, -1])
+            # One leaf: bounds of many leaves lose all digits for narrow kernels in 20 and more dimensions.
+            found = KernelDensity(bandwidth=1.0, leaf_size=len(train))
+            found.fit(train[:, :-1] / scales, sample_weight=train[:, -1])
             total -= float(judge[:, -1] @ (found.score_samples(judge[:, :-1] / scales) - np.log(scales).sum()))
         return total
 
@@ -305,14 +307,12 @@ class MixtureDetector(Detector):
 
     Notes
     -----
-    When to choose it: for a first look at a small or middling table, in a second and without chance in training, and
-    where the answer should be readable: a handful of means and covariances is the whole model. Flows follow curved
-    structures better and scale to more rows; EM sees 20,000 random rows at most.
+    When to choose it: for a first look at a small or middling table, and where the answer should be readable: means and
+    covariances are the whole model. Flows follow curved structures better; EM sees 20,000 random rows at most.
 
     References
     ----------
-    Dempster, Laird, Rubin (1977), *Maximum likelihood from incomplete data via the EM algorithm*, Journal of the Royal
-    Statistical Society B 39.
+    Dempster, Laird, Rubin (1977), *Maximum likelihood from incomplete data via the EM algorithm*, JRSS B 39.
 
     Smyth, Wolpert (1999), *Linearly combining density estimators via stacking*, Machine Learning 36.
 
