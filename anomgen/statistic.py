@@ -14,8 +14,10 @@ MAX_ROWS = 50_000
 """Rows a statistic is fitted on at most."""
 MAX_BANK = 5_000
 """Training rows that a nearest-neighbour statistic remembers at most."""
-FLOOR = 0.01
+FLOOR = 0.1
 """Share of the mean variance added to that of every direction before whitening."""
+SAME = 1e-3
+"""Distance of whitened features below which a row is taken for the one that trained."""
 
 
 class Statistic(nn.Module):
@@ -154,7 +156,8 @@ class Discriminator(Statistic):
 class Features(Statistic):
     """Minus the mean distance to the nearest training rows, in the whitened features that a network computes.
 
-    A nearest-neighbour density in feature space. Saved models hold the features of at most 5,000 training rows.
+    A nearest-neighbour density in feature space. Saved models hold the features of at most 5,000 training rows. A row
+    is not its own neighbour, so that rows that trained are scored as new ones are.
 
     Parameters
     ----------
@@ -190,10 +193,14 @@ class Features(Statistic):
         self.bank = ((found - center) @ (vectors * scale)).float()
 
     def forward(self, model: GenerativeModel, rows: Rows) -> Tensor:
-        """Minus the mean distance of every row to its nearest training rows."""
+        """Minus the mean distance of every row to its nearest training rows, itself not counted."""
         found: Tensor = model.features(rows.z)  # type: ignore[operator]
-        distance = torch.cdist((found - self.center) @ self.whitening, self.bank)
-        return -distance.topk(min(self.neighbours, len(self.bank)), largest=False).values.double().mean(1)
+        white = (found - self.center) @ self.whitening
+        near = torch.cdist(white, self.bank).topk(min(self.neighbours + 1, len(self.bank)), largest=False).indices
+        # The quick distances are too coarse to tell a row that trained from its neighbours.
+        exact = (self.bank[near] - white[:, None]).norm(dim=2).sort(1).values
+        others = torch.where(exact[:, :1] < SAME, exact[:, 1:], exact[:, :-1])
+        return -others.double().mean(1)
 
 
 STATISTICS: dict[str, type[Statistic]] = {

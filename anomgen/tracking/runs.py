@@ -19,7 +19,8 @@ BATCH_LIMIT = 1000
 """Metrics that MLflow takes in one call."""
 LONGEST_VALUE = 6000
 """Characters that MLflow takes as the value of a parameter."""
-METRICS = ("train_nats", "held_out_nats", "learning_rate", "rows_per_s")
+WHEN = ("epoch", "step", "seconds")
+"""Entries of the history that say when; all others are metrics."""
 NOT_LOGGED = ("callbacks", "verbose")
 CLASS_TAG, DATA_TAG = "anomgen.class", "anomgen.data_sha256"
 
@@ -268,13 +269,13 @@ def _flush(session: _Session, run: Run) -> None:
     metrics = [
         Metric(
             key,
-            float(entry[key]),
+            float(value),
             session.began + int(1000 * entry["seconds"]),
             session.first_epoch + int(entry["epoch"]),
         )
         for entry in run.history[session.sent :]
-        for key in METRICS
-        if key in entry
+        for key, value in entry.items()
+        if key not in WHEN
     ]
     client = mlflow.MlflowClient()
     for start in range(0, len(metrics), BATCH_LIMIT):

@@ -1,0 +1,399 @@
+"""Generative adversarial networks: a generator, the discriminator whose features score rows, and an encoder."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, one_hot, softplus
+
+from anomgen.detector import ConditionalDetector
+from anomgen.generative import GenerativeModel, Objective, Space
+from anomgen.nn import MLP, Condition, check_choice, check_counts, check_number, check_widths, softclip
+from anomgen.nn.likeness import MEASURED, likeness
+from anomgen.nn.spectral import SpectralMLP, frozen, steepness
+
+LOSSES = ("hinge", "wasserstein", "minimax", "least_squares")
+SLOPE = 10.0
+"""Slope of the logit that spectral normalization allows: rows a tenth of a standard deviation apart can differ by 1."""
+LONGEST_CODE = 4.0
+"""Bound of the normal coordinates that the encoder gives, so that rows far from the data are reconstructed badly."""
+SPREAD = (0.3, 3.0)
+"""Least and largest standard deviation of the noise around rows that the discriminator learns to refuse."""
+OLDER = 10
+"""Older generators that the discriminator goes on refusing; one is kept every twentieth of the schedule."""
+COVERED, DIFFERENT, TOLD_APART = 0.25, 0.7, 0.98
+"""Coverage below, and shares of different bins and of pairs told apart above, which a training counts as failed."""
+
+
+class GAN(GenerativeModel):
+    r"""Generator, discriminator and encoder of rows ``z`` of shape ``(n, d)``.
+
+    .. math:: \min_G \max_D \; E_x\, a(D(x)) + E_w\, b(D(G(w))), \qquad \min_E \; E_x \|x - G(E(x))\|^2
+
+    Parameters
+    ----------
+    space : int or Space
+        Coordinates of a row; conditions among them are inputs of all three networks.
+    loss, latent, components, hidden, critic_steps, penalty, matching, negatives
+        As in :class:`GANDetector`.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is outside its domain.
+
+    Examples
+    --------
+    >>> GAN(2).sample(3).shape
+    torch.Size([3, 2])
+    """
+
+    nats = False
+    judged = False
+
+    def __init__(
+        self,
+        space: int | Space,
+        *,
+        loss: str = "hinge",
+        latent: int = 16,
+        components: int = 16,
+        hidden: Sequence[int] = (64, 64),
+        critic_steps: int = 1,
+        penalty: float = 10.0,
+        matching: float = 30.0,
+        negatives: float = 0.25,
+    ) -> None:
+        super().__init__()
+        check_choice("loss", loss, LOSSES)
+        self.condition = Condition(Space.real(space) if isinstance(space, int) else space)
+        dim, given = self.condition.dim, self.condition.width
+        check_counts(dim=dim, latent=latent, components=components, critic_steps=critic_steps)
+        check_widths(hidden)
+        check_number("penalty", penalty, 0.0)
+        check_number("matching", matching, 0.0)
+        check_number("negatives", negatives, 0.0, 1.0)
+        self.kind, self.latent_dim, self.components, self.critic_steps = loss, latent, components, critic_steps
+        self.penalty, self.matching, self.negatives = penalty, matching, negatives
+        self.generator = _awake(MLP(latent + components + given, dim, hidden))
+        spectral = loss == "hinge"
+        self.critic = SpectralMLP(dim + given, 1, hidden) if spectral else _awake(MLP(dim + given, 1, hidden))
+        self.slope = SLOPE if spectral else 1.0
+        self.encoder = _awake(MLP(dim + given, latent + components, hidden))
+        with torch.no_grad():
+            # Encoded columns have unit variance; the generator starts with rows of the same size.
+            made = self._generate(torch.randn(given, 256))
+            self.generator.get_parameter(f"weight{len(hidden)}").div_(made.std(1, keepdim=True) + 1e-6)
+        # No part of the state: they serve training only.
+        self._older: list[nn.Module] = []
+        self._kept_at = 0.0
+
+    # ------------------------------------------------------------------ training
+
+    def objectives(self) -> list[Objective]:
+        """The discriminator's steps, the generator's and the encoder's."""
+        critic: Objective = (list(self.critic.parameters()), self.loss)
+        return [
+            *[critic] * self.critic_steps,
+            (list(self.generator.parameters()), self.generator_loss),
+            (list(self.encoder.parameters()), self.encoder_loss),
+        ]
+
+    def on_epoch(self, progress: float) -> None:
+        """Keep a copy of the generator now and then."""
+        if progress == 0.0:
+            self._older, self._kept_at = [], 0.0
+        elif progress >= self._kept_at + 0.5 / OLDER:
+            self._older = [*self._older, copy.deepcopy(self.generator).requires_grad_(False)][-OLDER:]
+            self._kept_at = progress
+
+    def loss(self, z: Tensor) -> Tensor:
+        """Loss of the discriminator: each row beside a negative of the same condition, shape ``(n,)``."""
+        x, context = self.condition.split(z)
+        with torch.no_grad():
+            negative = self._negatives(x, context)
+        real, false = self._logit(torch.cat([x, negative], 1), torch.cat([context, context], 1)).chunk(2)
+        if self.kind == "hinge":
+            return (1 - real).relu() + (1 + false).relu()
+        if self.kind == "minimax":
+            return softplus(-real) + softplus(false)
+        if self.kind == "least_squares":
+            return (real - 1).square() + false.square()
+        return false - real + self.penalty * steepness(lambda x: self._logit(x, context), x, negative)
+
+    def generator_loss(self, z: Tensor) -> Tensor:
+        """Loss of the generator, one generated row for each row of the same condition, shape ``(n,)``."""
+        x, context = self.condition.split(z)
+        fake = self._generate(context)
+        with frozen(self.critic):
+            found = self._activations(torch.cat([fake, context]))
+            logit = self.slope * found.pop()[0]
+            if self.matching:
+                with torch.no_grad():
+                    real = torch.cat(self._activations(torch.cat([x, context]))[:-1]).t()
+        if self.kind == "minimax":
+            loss = softplus(-logit)
+        else:
+            loss = (logit - 1).square() if self.kind == "least_squares" else -logit
+        if not self.matching:
+            return loss
+        features = torch.cat(found).t()
+        # Rows generated for one batch repel each other: this is what keeps modes and their widths.
+        spread = torch.cdist(features, features).sum(1) / max(len(features) - 1, 1)
+        return loss + self.matching * (2 * torch.cdist(real, features).mean(1) - spread)
+
+    def encoder_loss(self, z: Tensor) -> Tensor:
+        """Loss of the encoder: reconstructions of rows, and codes of generated rows, shape ``(n,)``."""
+        x, context = self.condition.split(z)
+        code = self._draw(len(z))
+        with frozen(self.generator):
+            with torch.no_grad():
+                fake = self.generator(torch.cat([code, context]))
+            error = (self.generator(torch.cat([self._encode(x, context), context])) - x).square().mean(0)
+        normal, logits = self._guess(fake, context)
+        missed = (normal - code[: self.latent_dim]).square().mean(0)
+        confused = cross_entropy(logits.t(), code[self.latent_dim :].argmax(0), reduction="none")
+        loss: Tensor = error + 0.1 * (missed + confused)
+        return loss
+
+    def monitor(self, z: Tensor) -> Tensor:
+        """Mean squared error of the reconstruction of every row, shape ``(n,)``."""
+        x = z[:, : self.condition.dim]
+        return (self.reconstruct(z)[:, : self.condition.dim] - x).square().mean(1)
+
+    def measure(self, z: Tensor) -> dict[str, float]:
+        """How generated rows of the same conditions compare with `z`, and how well the discriminator parts them."""
+        z = z[:MEASURED]
+        dim = self.condition.dim
+        fake = self.sample(len(z), z[:, dim:]) if z.shape[1] > dim else self.sample(len(z))
+        real, false = self.realness(z), self.realness(fake)
+        return {
+            "logit_gap": float(real.mean() - false.mean()),
+            "told_apart": float((real[:, None] > false).float().mean()),
+            **likeness(z[:, :dim], fake[:, :dim]),
+        }
+
+    def complaints(self, history: Sequence[Mapping[str, float]]) -> list[str]:
+        """Collapse and a lost game, judged by the medians over the last third of the checks."""
+        last = history[-(-2 * len(history) // 3) :] or history[-1:]
+
+        def usual(name: str, default: float) -> float:
+            return median([entry[name] for entry in last if name in entry] or [default])
+
+        covered, different, parted = usual("coverage", 1.0), usual("different_bins", 0.0), usual("told_apart", 0.5)
+        found = []
+        if covered < COVERED or different > DIFFERENT:
+            found.append(
+                f"the generator has collapsed, or not learned yet: it covers {covered:.0%} of the rows, and "
+                f"{different:.0%} of the bins differ; raise matching or max_epochs, or lower learning_rate. "
+                "Samples suffer, scores by features hardly do."
+            )
+        if parted > TOLD_APART:
+            found.append(
+                f"the discriminator has won: it tells {parted:.1%} of all pairs of real and generated rows apart; "
+                "raise matching or max_epochs, or lower learning_rate or critic_steps."
+            )
+        return found
+
+    # ------------------------------------------------------------------ abilities
+
+    def sample(self, n: int, condition: Tensor | None = None) -> Tensor:
+        """Draw `n` rows of shape ``(n, d)`` with torch's current generator, of the given conditions if any."""
+        context = self.condition.context_for(n, condition, self.generator.get_parameter("bias0"))
+        return self.condition.join(self._generate(context).t(), condition).contiguous()
+
+    def realness(self, z: Tensor) -> Tensor:
+        """Logit of the discriminator for every row, shape ``(n,)``."""
+        return self._logit(*self.condition.split(z))
+
+    def features(self, z: Tensor) -> Tensor:
+        """Activations of all hidden layers of the discriminator, shape ``(n, sum(hidden))``."""
+        return torch.cat(self._activations(torch.cat(self.condition.split(z)))[:-1]).t()
+
+    def reconstruct(self, z: Tensor) -> Tensor:
+        """Rows generated from the encoder's codes of the rows `z`, shape ``(n, d)``; conditions stay."""
+        x, context = self.condition.split(z)
+        made = self.generator(torch.cat([self._encode(x, context), context])).t()
+        return torch.cat([made, z[:, self.condition.dim :]], 1)
+
+    # ------------------------------------------------------------------ parts
+
+    def _draw(self, n: int) -> Tensor:
+        """Codes ``(latent + components, n)``: normal coordinates, and the one-hot name of a component."""
+        device = self.generator.get_parameter("bias0").device
+        normal = torch.randn(self.latent_dim, n, device=device)
+        chosen = torch.randint(self.components, (n,), device=device)
+        return torch.cat([normal, one_hot(chosen, self.components).t() * self.components**0.5])
+
+    def _generate(self, context: Tensor, generator: nn.Module | None = None) -> Tensor:
+        x: Tensor = (generator or self.generator)(torch.cat([self._draw(context.shape[1]), context]))
+        return x
+
+    def _negatives(self, x: Tensor, context: Tensor) -> Tensor:
+        """Generated columns, a share of which is replaced by noise around rows and by rows of an older generator."""
+        negative = self._generate(context)
+        noisy = int(0.5 * self.negatives * x.shape[1])
+        if noisy:
+            low, high = SPREAD
+            spread = low * (high / low) ** torch.rand(1, noisy, device=x.device)
+            negative[:, :noisy] = x[:, :noisy] + spread * torch.randn_like(x[:, :noisy])
+            if self._older:
+                older = self._older[int(torch.randint(len(self._older), ()))]
+                negative[:, noisy : 2 * noisy] = self._generate(context[:, noisy : 2 * noisy], older)
+        return negative
+
+    def _logit(self, x: Tensor, context: Tensor) -> Tensor:
+        logit: Tensor = self.slope * self.critic(torch.cat([x, context]))[0]
+        return logit
+
+    def _activations(self, x: Tensor) -> list[Tensor]:
+        """Columns that every layer of the discriminator passes on, the logit's last."""
+        *inner, (weight, bias) = self.critic.layers()
+        found = []
+        for inner_weight, inner_bias in inner:
+            x = torch.addmm(inner_bias, inner_weight, x).relu()
+            found.append(x)
+        return [*found, torch.addmm(bias, weight, x)]
+
+    def _guess(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        """The normal coordinates of the codes of columns `x`, and the logits of their components."""
+        guess: Tensor = self.encoder(torch.cat([x, context]))
+        return softclip(guess[: self.latent_dim], LONGEST_CODE), guess[self.latent_dim :]
+
+    def _encode(self, x: Tensor, context: Tensor) -> Tensor:
+        normal, logits = self._guess(x, context)
+        return torch.cat([normal, logits.softmax(0) * self.components**0.5])
+
+
+def _awake(network: MLP) -> MLP:
+    """The network with a last layer that does not start at zero: zeros would tell the others nothing."""
+    last = network.get_parameter(f"weight{len(network.layers()) - 1}")
+    nn.init.uniform_(last, -(last.shape[1] ** -0.5), last.shape[1] ** -0.5)
+    return network
+
+
+class GANDetector(ConditionalDetector):
+    r"""Anomaly detector on a generative adversarial network: rows are scored in the discriminator's features.
+
+    A generator `G` turns noise into rows and a discriminator `D` learns to tell them from real ones, in turn:
+
+    .. math:: \min_G \max_D \; E_x\, a(D(x)) + E_w\, b(D(G(w))) .
+
+    The default score is a nearest-neighbour density of the discriminator's hidden activations
+    (:class:`anomgen.Features`); an encoder `E`, trained beside them so that :math:`G(E(x)) \approx x`, gives
+    ``statistic="reconstruction"`` in one pass. There is no likelihood. Beyond the parameters below it takes those of
+    :class:`anomgen.Detector`.
+
+    Parameters
+    ----------
+    loss : {"hinge", "wasserstein", "minimax", "least_squares"}, default="hinge"
+        What the two play for.
+
+        - ``"hinge"``: margins of 1, with spectral normalization of every layer of the discriminator: its features
+          change slowly, in space and over training.
+        - ``"wasserstein"``: difference of means, with a penalty on slopes other than 1 between real and generated rows.
+        - ``"minimax"``: logistic; the generator maximizes :math:`\log D` (non-saturating).
+        - ``"least_squares"``: squared distances from 1 and 0.
+    latent : int, default=16
+        Normal coordinates of the noise.
+    components : int, default=16
+        Components of the noise, each at a learned place: a continuous generator of one connected component draws
+        bridges between clusters.
+    hidden : tuple of int, default=(64, 64)
+        Widths of the hidden layers of all three networks.
+    critic_steps : int, default=1
+        Steps of the discriminator for each of the generator.
+    penalty : float, default=10.0
+        Weight of the gradient penalty of ``"wasserstein"``.
+    matching : float, default=30.0
+        Weight of the energy distance between real and generated rows in the discriminator's features, which the
+        generator lowers besides its adversarial loss; it keeps all modes and their widths. 0 is the plain game.
+    negatives : float, default=0.25
+        Share of the discriminator's negatives that the current generator does not make: one half is noise around
+        rows, of 0.3 to 3 standard deviations, the other comes from older generators.
+    learning_rate : float, default=2e-3
+        Peak learning rate of all three.
+    noise : float or "auto", default=0.0
+        As in :class:`anomgen.Detector`. A game needs none: what is generated would be as blurred.
+
+    Warnings
+    --------
+    ``statistic="discriminator"`` scores by the logit of `D`. At the optimum it is constant on the data, and elsewhere
+    it is whatever the last negatives asked for: its ranking swings from epoch to epoch. The features do not.
+
+    Notes
+    -----
+    Every check measures, on at most 500 rows, the gap between the mean logits of real and of generated rows
+    (``logit_gap``), the share of pairs that the discriminator orders rightly (``told_apart``), the share of
+    statistically different bins (``different_bins``), and nearest-neighbour ``precision``, ``recall`` and
+    ``coverage``. They are entries of ``history_`` and metrics of a logged run. Where their medians over the last third
+    of the training say that the generator collapsed or the discriminator won, `fit` warns and ``converged_`` is False.
+
+    When to choose it: for samples with sharp edges, or for features of a discriminator; where a likelihood is wanted,
+    the flow is quicker to train and orders rows at least as well.
+
+    References
+    ----------
+    Goodfellow et al. (2014), *Generative Adversarial Networks*, arXiv:1406.2661 (minimax).
+
+    Mao et al. (2017), *Least Squares Generative Adversarial Networks*, arXiv:1611.04076.
+
+    Gulrajani et al. (2017), *Improved Training of Wasserstein GANs*, arXiv:1704.00028 (gradient penalty).
+
+    Miyato, Kataoka, Koyama, Yoshida (2018), *Spectral Normalization for Generative Adversarial Networks*,
+    arXiv:1802.05957 (hinge).
+
+    Bellemare et al. (2017), *The Cramer Distance as a Solution to Biased Wasserstein Gradients*, arXiv:1705.10743
+    (energy distance in a discriminator's features).
+
+    Gurumurthy, Sarvadevabhatla, Babu (2017), *DeLiGAN: Generative Adversarial Networks for Diverse and Limited Data*,
+    arXiv:1706.02071 (components of the noise).
+
+    Schlegl et al. (2019), *f-AnoGAN: Fast Unsupervised Anomaly Detection with Generative Adversarial Networks*, Medical
+    Image Analysis 54 (the encoder).
+
+    Zaheer, Lee, Astrid, Lee (2020), *Old is Gold: Redefining the Adversarially Learned One-Class Classifier Training
+    Paradigm*, arXiv:2004.07657 (older generators).
+
+    What is measured has its sources in ``anomgen/nn/likeness.py``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> X = np.random.default_rng(0).normal(size=(400, 2))
+    >>> detector = GANDetector(hidden=(16,), max_epochs=40, random_state=0, verbose=False).fit(X)
+    >>> bool(detector.score_samples([[0.0, 0.0]]) > detector.score_samples([[6.0, -6.0]]))
+    True
+    """
+
+    default_statistic: ClassVar[str] = "features"
+
+    loss: str = "hinge"
+    latent: int = 16
+    components: int = 16
+    hidden: tuple[int, ...] = (64, 64)
+    critic_steps: int = 1
+    penalty: float = 10.0
+    matching: float = 30.0
+    negatives: float = 0.25
+    learning_rate: float = 2e-3
+    noise: float | Literal["auto"] = 0.0
+
+    def build(self, space: Space) -> GAN:
+        """Make the untrained networks for rows of `space`."""
+        return GAN(
+            space,
+            loss=self.loss,
+            latent=self.latent,
+            components=self.components,
+            hidden=self.hidden,
+            critic_steps=self.critic_steps,
+            penalty=self.penalty,
+            matching=self.matching,
+            negatives=self.negatives,
+        )
