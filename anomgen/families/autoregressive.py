@@ -17,10 +17,11 @@ from anomgen.detector.checks import validated
 from anomgen.generative import GenerativeModel, Space
 from anomgen.nn import Levels, check_choice, check_counts, check_number, check_widths
 from anomgen.nn.attention import OrderedAttention
-from anomgen.nn.mixture import choose, mixture_log_prob, mixture_sample, mixture_start
+from anomgen.nn.mixture import Mixtures, choose, mixture_log_prob, mixture_sample
 from anomgen.nn.orders import OrderedMLP, draw_orders
 
 BACKBONES = ("dense", "attention")
+CONDITIONALS = ("means", "mixtures")
 REACH = 10.0
 """Numbers enter the networks clamped to this: beyond it conditionals stay as they are, so that far rows lose."""
 WIDE = 256
@@ -40,7 +41,7 @@ class Autoregressive(GenerativeModel):
     ----------
     space : int or Space
         Coordinates of a row: level numbers on cells, NaN where a value is missing.
-    backbone, orders, hidden, width, blocks, heads, components, dropout
+    backbone, conditional, orders, hidden, width, blocks, heads, components, dropout
         As in :class:`AutoregressiveDetector`.
 
     Raises
@@ -50,9 +51,8 @@ class Autoregressive(GenerativeModel):
 
     Notes
     -----
-    Orders come in pairs, each one and its reverse. The mask coordinate "x is missing" stands just before `x` in all of
-    them: given that it says "missing", `x` has no term, so that masses of masks and densities of what is observed
-    multiply to an exact density of both.
+    Orders come in pairs, each one and its reverse. The mask "x is missing" stands just before `x` in all of them: where
+    it says so, `x` has no term, so that masses of masks and densities of what is observed multiply to an exact density.
 
     Examples
     --------
@@ -74,6 +74,7 @@ class Autoregressive(GenerativeModel):
         space: int | Space,
         *,
         backbone: str = "dense",
+        conditional: str = "means",
         orders: int | Literal["auto"] = "auto",
         hidden: Sequence[int] = (128, 128),
         width: int = 64,
@@ -85,6 +86,7 @@ class Autoregressive(GenerativeModel):
         super().__init__()
         space = Space.real(space) if isinstance(space, int) else space
         check_choice("backbone", backbone, BACKBONES)
+        check_choice("conditional", conditional, CONDITIONALS)
         check_counts(dim=space.dim, width=width, blocks=blocks, heads=heads, components=components)
         if orders != "auto":
             check_counts(orders=orders)
@@ -92,7 +94,7 @@ class Autoregressive(GenerativeModel):
         check_number("dropout", dropout, 0.0, 0.5)
         if width % heads:
             raise ValueError(f"width={width!r} is not valid; give a multiple of heads={heads!r}")
-        self.components, self.dropout = components, dropout
+        self.dropout = dropout
         count = (4 if space.dim <= WIDE else 2) if orders == "auto" else orders
         self.levels = Levels(space)
         cells = torch.tensor(self.levels.at, dtype=torch.int64)
@@ -103,10 +105,9 @@ class Autoregressive(GenerativeModel):
         coded = cells.repeat_interleave(torch.tensor(self.levels.counts, dtype=torch.int64))
         # What enters: numbers, levels one-hot, and for each coordinate whether it is hidden.
         inputs = torch.cat([numbers, coded, torch.arange(space.dim)])
-        outputs = torch.cat([numbers.repeat(3 * components), coded])
-        start = torch.cat(
-            [mixture_start(components).flatten().repeat_interleave(len(numbers)), torch.zeros(len(coded))]
-        )
+        self.mixtures = Mixtures(len(numbers), count, components, conditional == "mixtures")
+        outputs = torch.cat([numbers.repeat(self.mixtures.outputs), coded])
+        start = torch.cat([self.mixtures.start, torch.zeros(len(coded))])
         alone = set(range(space.dim)) - set(self.mask_of) - set(self.mask_of.values())
         drawn = draw_orders([*([mask, k] for k, mask in self.mask_of.items()), *([k] for k in sorted(alone))], count)
         self.network: OrderedMLP | OrderedAttention
@@ -159,7 +160,7 @@ class Autoregressive(GenerativeModel):
     def sample(self, n: int) -> Tensor:
         """Draw `n` rows of shape ``(n, d)`` with torch's current generator, NaN where their mask says "missing".
 
-        Coordinates follow one another in each order, for equally many rows, which are then shuffled.
+        Every order gives equally many, which are then shuffled.
         """
         slots = -(-n // self.count)
         blank = self.network.orders.new_full((len(self.rows_in), slots), math.nan, dtype=torch.float32)
@@ -198,7 +199,7 @@ class Autoregressive(GenerativeModel):
         x = z.t()
         y = self.network(self._features(x, x.isnan()).expand(self.count, -1, -1))
         # Order by order, which keeps the temporaries of wide tables small.
-        return torch.cat([self._terms(part, x[None]) for part in y.split(1)])
+        return torch.cat([self._terms(y[k : k + 1], x[None], k) for k in range(self.count)])
 
     def _features(self, x: Tensor, hidden: Tensor) -> Tensor:
         """What enters the networks, from columns ``(d, n)`` and which of their elements are hidden."""
@@ -206,13 +207,13 @@ class Autoregressive(GenerativeModel):
         numbers = shown[self.numbers].clamp(-REACH, REACH).nan_to_num(0.0)
         return torch.cat([numbers, self.levels.one_hot(shown[self.cells]), hidden.to(x.dtype)])
 
-    def _terms(self, y: Tensor, x: Tensor) -> Tensor:
-        """Conditional log-probabilities ``(K, d, n)`` of columns `x` from the outputs `y` of the networks."""
-        count, _, n = y.shape
-        size = 3 * self.components * len(self.numbers)
-        parameters = y[:, :size].view(count, 3, self.components, -1, n).permute(1, 2, 0, 3, 4)
+    def _terms(self, y: Tensor, x: Tensor, order: int | None = None) -> Tensor:
+        """Conditional log-probabilities ``(K, d, n)`` of columns `x` from the outputs `y` of one network or of all."""
+        count, rows, n = y.shape
+        size = rows - self.levels.width
         numbers = x[:, self.numbers]
-        terms = mixture_log_prob(numbers.nan_to_num(0.0), parameters).masked_fill(numbers.isnan(), 0.0)
+        mixtures = self.mixtures(y[:, :size], order)
+        terms = mixture_log_prob(numbers.nan_to_num(0.0), *mixtures).masked_fill(numbers.isnan(), 0.0)
         if not len(self.cells):
             return terms
         logits, codes = (part.to(x.dtype).transpose(0, 1).flatten(1) for part in (y[:, size:], x[:, self.cells]))
@@ -223,6 +224,7 @@ class Autoregressive(GenerativeModel):
         """Columns ``(d, n)`` drawn in order `k` around those observed, and the log-probability ``(n,)`` of these."""
         x, weight = torch.full_like(given, math.nan), given.new_zeros(given.shape[1])
         walk = self.network.walk(k, given.shape[1])
+        position = {c: i for i, c in enumerate(self.numbers.tolist())}
         for place, c in enumerate(self.network.orders[k].tolist()):
             y = walk.predict(place, self.rows_out[c])
             kept = observed[c]
@@ -231,9 +233,9 @@ class Autoregressive(GenerativeModel):
                 code = given[c].nan_to_num(0.0).long().clamp(max=len(y) - 1)
                 term = y.log_softmax(0).gather(0, code[None])[0]
             else:
-                y = y.view(3, self.components, -1)
-                drawn = mixture_sample(y)
-                term = mixture_log_prob(given[c].nan_to_num(0.0), y)
+                mixture = [part[:, 0, 0] for part in self.mixtures(y[None], k, position[c])]
+                drawn = mixture_sample(*mixture)
+                term = mixture_log_prob(given[c].nan_to_num(0.0), *mixture)
             if c in self.mask_of:
                 drawn = drawn.masked_fill(x[self.mask_of[c]] == 1.0, math.nan)
             x[c] = torch.where(kept, given[c], drawn)
@@ -243,14 +245,12 @@ class Autoregressive(GenerativeModel):
 
     def _features_of(self, c: int, values: Tensor) -> Tensor:
         """Rows that :meth:`_features` has for one coordinate."""
-        hidden = values.isnan()
-        count = len(self.rows_in[c]) - 1
         if c in self.coded:
-            each = torch.arange(count, device=values.device)
+            each = torch.arange(len(self.rows_in[c]) - 1, device=values.device)
             shown = (values == each[:, None]).to(values.dtype)
         else:
             shown = values.clamp(-REACH, REACH).nan_to_num(0.0)[None]
-        return torch.cat([shown, hidden.to(values.dtype)[None]])
+        return torch.cat([shown, values.isnan().to(values.dtype)[None]])
 
 
 class AutoregressiveDetector(TrainedDetector):
@@ -273,6 +273,12 @@ class AutoregressiveDetector(TrainedDetector):
         - ``"dense"``: a masked perceptron for each order. The quicker one.
         - ``"attention"``: a causal transformer with a token for every column, the same for all orders. Its size hardly
           grows with the number of columns, its time does with their square.
+    conditional : {"means", "mixtures"}, default="means"
+        What the columns before decide of the mixture of a number.
+
+        - ``"means"``: where its components lie; their weights and widths are learned, one set for each column and
+          order. The more robust: no combination of columns can be rewarded for a narrow density.
+        - ``"mixtures"``: weights and widths too. Sharper densities and samples, where the rows suffice.
     orders : int or "auto", default="auto"
         Orders of the columns that are averaged, in pairs of an order and its reverse. ``"auto"`` is 4, or 2 where there
         are more than 256 coordinates. Training costs the same for any number, scoring grows with it.
@@ -323,6 +329,7 @@ class AutoregressiveDetector(TrainedDetector):
     """
 
     backbone: str = "dense"
+    conditional: str = "means"
     orders: int | Literal["auto"] = "auto"
     hidden: tuple[int, ...] = (128, 128)
     width: int = 64
@@ -336,6 +343,7 @@ class AutoregressiveDetector(TrainedDetector):
         return Autoregressive(
             space,
             backbone=self.backbone,
+            conditional=self.conditional,
             orders=self.orders,
             hidden=self.hidden,
             width=self.width,
@@ -383,12 +391,10 @@ class AutoregressiveDetector(TrainedDetector):
         for j, column in enumerate(self.encoder_.columns_):
             at = self.encoder_.names_.index(column.name)
             gaps = np.isnan(values[:, j])
-            if not gaps.any():
-                continue
-            if isinstance(filled, pd.DataFrame):
+            if gaps.any() and isinstance(filled, pd.DataFrame):
                 own = filled.iloc[:, at]
                 new = decoded[column.name].set_axis(own.index[rows]).astype(own.dtype)
                 filled.isetitem(at, own.mask(gaps, new.reindex(own.index)))
-            else:
+            elif gaps.any():
                 filled[gaps, at] = decoded[gaps[rows], at]
         return filled
