@@ -19,7 +19,14 @@ if TYPE_CHECKING:
     from anomgen.detector import TrainedDetector as TrainedDetector
     from anomgen.families import load as load
     from anomgen.families import register as register
+    from anomgen.families.autoregressive import AutoregressiveDetector as AutoregressiveDetector
+    from anomgen.families.boltzmann import BoltzmannDetector as BoltzmannDetector
+    from anomgen.families.classical import KernelDetector as KernelDetector
+    from anomgen.families.classical import MixtureDetector as MixtureDetector
+    from anomgen.families.diffusion import DiffusionDetector as DiffusionDetector
     from anomgen.families.flow import FlowDetector as FlowDetector
+    from anomgen.families.gan import GANDetector as GANDetector
+    from anomgen.families.vae import VAEDetector as VAEDetector
     from anomgen.generative import GenerativeModel as GenerativeModel
     from anomgen.generative import Space as Space
     from anomgen.persist import FormatError as FormatError
@@ -36,21 +43,28 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _homes = {
+    "AutoregressiveDetector": "anomgen.families.autoregressive",
+    "BoltzmannDetector": "anomgen.families.boltzmann",
     "Callback": "anomgen.train",
     "ConditionalDetector": "anomgen.detector",
     "Detector": "anomgen.detector",
+    "DiffusionDetector": "anomgen.families.diffusion",
     "Discriminator": "anomgen.statistic",
     "Energy": "anomgen.statistic",
     "Features": "anomgen.statistic",
     "FlowDetector": "anomgen.families.flow",
     "FormatError": "anomgen.persist",
+    "GANDetector": "anomgen.families.gan",
     "GenerativeModel": "anomgen.generative",
+    "KernelDetector": "anomgen.families.classical",
     "Likelihood": "anomgen.statistic",
+    "MixtureDetector": "anomgen.families.classical",
     "Reconstruction": "anomgen.statistic",
     "Space": "anomgen.generative",
     "Statistic": "anomgen.statistic",
     "TrainedDetector": "anomgen.detector",
     "Typicality": "anomgen.statistic",
+    "VAEDetector": "anomgen.families.vae",
     "autolog": "anomgen.tracking",
     "batch": "anomgen",
     "data": "anomgen",
@@ -61,21 +75,28 @@ _homes = {
 }
 
 __all__ = [
+    "AutoregressiveDetector",
+    "BoltzmannDetector",
     "Callback",
     "ConditionalDetector",
     "Detector",
+    "DiffusionDetector",
     "Discriminator",
     "Energy",
     "Features",
     "FlowDetector",
     "FormatError",
+    "GANDetector",
     "GenerativeModel",
+    "KernelDetector",
     "Likelihood",
+    "MixtureDetector",
     "Reconstruction",
     "Space",
     "Statistic",
     "TrainedDetector",
     "Typicality",
+    "VAEDetector",
     "__version__",
     "autolog",
     "batch",

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import anomgen
+from tests.toys import FAMILIES
 
 REPO = Path(__file__).resolve().parents[1]
 EXAMPLES = sorted(path for path in (REPO / "anomgen").rglob("*.py") if ">>>" in path.read_text(encoding="utf-8"))
@@ -64,6 +65,15 @@ def test_getting_started_runs(template_db: Path, tmp_path: Path) -> None:
     shutil.copyfile(template_db, tmp_path / "mlflow.db")
     run_python("\n".join(python_blocks("docs/getting-started.md")), tmp_path)
     assert (tmp_path / "model" / "SHA256SUMS").is_file()
+
+
+def test_the_tour_of_the_families_runs(tmp_path: Path) -> None:
+    run_python("\n".join(python_blocks("docs/families.md")), tmp_path)
+
+
+def test_the_tour_names_every_family() -> None:
+    page = (REPO / "docs" / "families.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `(\w+Detector)`", page, re.MULTILINE)) == set(FAMILIES)
 
 
 def test_every_public_name_is_in_the_reference() -> None:
