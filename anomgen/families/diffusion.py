@@ -3,36 +3,38 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from anomgen.detector import ConditionalDetector
-from anomgen.generative import GenerativeModel, Space
+from anomgen.generative import GenerativeModel, Objective, Space
 from anomgen.nn import Condition, check_choice, check_counts, check_number, check_widths
-from anomgen.nn.denoiser import Denoiser
+from anomgen.nn.denoiser import Denoiser, EnergyDenoiser
+from anomgen.nn.noise import LOG_SNR, evenly, kurtosis_scale, log_snr_quantile
 
 OBJECTIVES = ("score_matching", "ddpm", "flow_matching")
 SCALES = ("equal", "kurtosis")
+WIDTHS = (256, 256)
 MOST = 10
 """Network passes a score may take."""
-LOG_SNR = (-6.0, 8.0)
-"""Log signal-to-noise ratios between which a bound learns to do better than a standard normal."""
-CENTER, WIDTH = 1.0, 1.5
-"""Of the logistic distribution they are drawn from: most nats are gained there."""
+LEVELLED = 1000
+"""Training rows at most by which a bank of noise is levelled."""
+FRESH = 64
+"""Draws of fresh noise for that, a row."""
 TIMES = (0.02, 0.99)
 """Times of a flow from noise, at 0, to data, at 1, that are learned."""
-NOISES = (0.03, 3.0)
-"""Noise that score matching learns to remove for the sake of samples."""
+NOISES = (0.03, 5.0)
+"""Noise levels that score matching learns for the sake of samples."""
 JUDGES = 16
 """Draws of fixed noise that held-out rows are judged by."""
 
 
 class Diffusion(GenerativeModel):
-    r"""What the objectives share: a denoiser, the energy it gives, and samples by the ordinary differential equation.
+    r"""What the objectives share: a denoiser at all noise levels, and samples by its ordinary differential equation.
 
     .. math:: \frac{d \tilde x}{d s} = \hat\varepsilon(\tilde x, s)
 
@@ -42,29 +44,18 @@ class Diffusion(GenerativeModel):
         Coordinates of a row; with conditions among them the density is that of the others given these.
     noise_levels, hidden, steps
         As in :class:`DiffusionDetector`.
-
-    Raises
-    ------
-    ValueError
-        If a parameter is outside its domain.
-
-    Examples
-    --------
-    >>> FlowMatching(2, hidden=(8,)).energy(torch.ones(3, 2))
-    tensor([0.9600, 0.9600, 0.9600], grad_fn=<DivBackward0>)
     """
 
     nats = False
 
     levels: Tensor
-    scale: Tensor
 
     def __init__(
         self,
         space: int | Space,
         *,
         noise_levels: Sequence[float] = (0.5,),
-        hidden: Sequence[int] = (256, 256),
+        hidden: Sequence[int] = WIDTHS,
         steps: int = 30,
     ) -> None:
         super().__init__()
@@ -76,11 +67,78 @@ class Diffusion(GenerativeModel):
             check_number("noise_levels", level, 0.01, 10.0)
         self.condition = Condition(Space.real(space) if isinstance(space, int) else space)
         self.dim = self.condition.dim
-        self.denoiser = Denoiser(self.dim, self.condition.width, hidden)
-        self.steps = steps
+        self.denoiser = Denoiser(self.dim, self.condition.width, (*hidden, list(hidden)[-1]))
+        self.hidden, self.steps = tuple(hidden), steps
         self.passes = len(noise_levels)
         self.register_buffer("levels", torch.tensor([float(level) for level in noise_levels]))
+
+    def grid(self) -> Tensor:
+        """Falling noise levels that samples pass."""
+        raise NotImplementedError(f"{type(self).__name__} must define grid()")
+
+    def sample(self, n: int, condition: Tensor | None = None) -> Tensor:
+        """Draw `n` rows of shape ``(n, d)`` with torch's current generator, of the given conditions if any."""
+        context = self.condition.context_for(n, condition, self.levels)
+        levels = self.grid().to(self.levels)
+
+        def slope(x: Tensor, level: Tensor) -> Tensor:
+            noise: Tensor = self.denoiser(x, level.expand(n), context)
+            return noise
+
+        x = torch.randn(self.dim, n, device=levels.device) * (1 + levels[0].square()).sqrt()
+        for level, lower in pairwise(levels):
+            first = slope(x, level)
+            second = slope(x + (lower - level) * first, lower)
+            x = x + (lower - level) * 0.5 * (first + second)
+        x = x - levels[-1] * slope(x, levels[-1])
+        return self.condition.join(x.t(), condition).contiguous()
+
+    def reconstruct(self, z: Tensor) -> Tensor:
+        """Rows without the noise found in them, mean over the noise levels; what is given stays."""
+        x, context = self.condition.split(z)
+        found = [level * self.denoiser(x, level.expand(len(z)), context) for level in self.levels]
+        return torch.cat([(x - torch.stack(found).mean(0)).t(), z[:, self.dim :]], 1)
+
+    def error(self, x: Tensor, context: Tensor, level: Tensor, noise: Tensor) -> Tensor:
+        """Squared error of the noise found in columns that it was added to, shape ``(n,)``."""
+        found: Tensor = self.denoiser(x + level * noise, level, context)
+        return (found - noise).square().sum(0)
+
+
+class ScoreMatching(Diffusion):
+    r"""Denoising score matching of an energy at few noise levels, beside a denoiser that draws samples.
+
+    Parameters
+    ----------
+    space : int or Space
+    noise_scale
+        As in :class:`DiffusionDetector`.
+    noise_levels, hidden, steps
+        As in :class:`Diffusion`.
+
+    Examples
+    --------
+    >>> ScoreMatching(2, hidden=(8,)).energy(torch.ones(3, 2))
+    tensor([0.9600, 0.9600, 0.9600], grad_fn=<DivBackward0>)
+    """
+
+    noise: Tensor
+    scale: Tensor
+    prepared: Tensor
+
+    def __init__(self, space: int | Space, *, noise_scale: str = "equal", **shared: Any) -> None:
+        super().__init__(space, **shared)
+        check_choice("noise_scale", noise_scale, SCALES)
+        self.potential = EnergyDenoiser(self.dim, self.condition.width, self.hidden)
+        self.register_buffer("noise", torch.randn(JUDGES, self.dim, 1))
         self.register_buffer("scale", torch.ones(self.dim, 1))
+        self.register_buffer("prepared", torch.tensor(noise_scale == "equal"))
+
+    def prepare(self, z: Tensor) -> None:
+        """Fix the noise of every coordinate by the kurtosis of the first training rows."""
+        if not self.prepared:
+            self.scale.copy_(kurtosis_scale(self.condition.split(z)[0])[:, None])
+            self.prepared.fill_(True)
 
     def energy(self, z: Tensor) -> Tensor:
         r"""Mean over the noise levels of :math:`E + \frac12 \|\hat\varepsilon\|^2`, both at the row itself.
@@ -91,125 +149,44 @@ class Diffusion(GenerativeModel):
         x, context = self.condition.split(z)
         total = z.new_zeros(len(z))
         for level in self.levels:
-            energy, noise = self.denoiser(x, self.scale, level.expand(len(z)), context)
+            energy, noise = self.potential(x, self.scale, level.expand(len(z)), context)
             total = total + energy + noise.square().sum(0) * 0.5
         return total / len(self.levels)
 
-    def reconstruct(self, z: Tensor) -> Tensor:
-        """Rows without the noise that is found in them at the first noise level; what is given stays."""
-        x, context = self.condition.split(z)
-        level = self.levels[0]
-        noise: Tensor = self.denoiser(x, self.scale, level.expand(len(z)), context)[1]
-        return torch.cat([(x - self.scale * level * noise).t(), z[:, self.dim :]], 1)
-
-    def sample(self, n: int, condition: Tensor | None = None) -> Tensor:
-        """Draw `n` rows of shape ``(n, d)`` with torch's current generator, of the given conditions if any."""
-        context = self.condition.context_for(n, condition, self.scale)
-        levels = self.grid().to(self.scale)
-
-        def slope(x: Tensor, level: Tensor) -> Tensor:
-            noise: Tensor = self.denoiser(x, self.scale, level.expand(n), context)[1]
-            return self.scale * noise
-
-        x = torch.randn(self.dim, n, device=levels.device) * (1 + (self.scale * levels[0]).square()).sqrt()
-        for level, lower in pairwise(levels):
-            first = slope(x, level)
-            second = slope(x + (lower - level) * first, lower)
-            x = x + (lower - level) * 0.5 * (first + second)
-        x = x - levels[-1] * slope(x, levels[-1])
-        return self.condition.join(x.t(), condition).contiguous()
-
-    def grid(self) -> Tensor:
-        """Falling noise levels that samples pass."""
-        raise NotImplementedError
-
-    def error(self, x: Tensor, context: Tensor, level: Tensor, noise: Tensor) -> Tensor:
-        """Squared error of the noise found in columns that it was added to, shape ``(n,)``."""
-        found: Tensor = self.denoiser(x + self.scale * level * noise, self.scale, level, context)[1]
-        return (found - noise).square()
-
-
-class ScoreMatching(Diffusion):
-    r"""Denoising score matching at few noise levels, with further ones for samples.
-
-    Parameters
-    ----------
-    space : int or Space
-    noise_scale, sampling_share
-        As in :class:`DiffusionDetector`.
-    noise_levels, hidden, steps
-        As in :class:`Diffusion`.
-
-    Raises
-    ------
-    ValueError
-        If a parameter is outside its domain.
-    """
-
-    noise: Tensor
-    prepared: Tensor
-
-    def __init__(
-        self,
-        space: int | Space,
-        *,
-        noise_scale: str = "equal",
-        sampling_share: float = 0.25,
-        noise_levels: Sequence[float] = (0.5,),
-        hidden: Sequence[int] = (256, 256),
-        steps: int = 30,
-    ) -> None:
-        super().__init__(space, noise_levels=noise_levels, hidden=hidden, steps=steps)
-        check_choice("noise_scale", noise_scale, SCALES)
-        check_number("sampling_share", sampling_share, 0.0, 1.0)
-        self.noise_scale = noise_scale
-        self.sampling_share = sampling_share
-        self.register_buffer("noise", torch.randn(JUDGES, self.dim, 1))
-        self.register_buffer("prepared", torch.tensor(noise_scale == "equal"))
-
-    def prepare(self, z: Tensor) -> None:
-        """Fix the noise of every coordinate by the kurtosis of the first training rows."""
-        if not self.prepared:
-            self.scale.copy_(kurtosis_scale(self.condition.split(z)[0])[:, None])
-            self.prepared.fill_(True)
+    def objectives(self) -> list[Objective]:
+        """The energy, and the denoiser of samples, each on its own."""
+        return [(self.potential.parameters(), self.loss), (self.denoiser.parameters(), self.sampling_loss)]
 
     def loss(self, z: Tensor) -> Tensor:
-        """Squared error of the noise found, each coordinate weighted by its variance."""
+        """Squared error of the noise found by the energy, each coordinate weighted by its variance."""
         x, context = self.condition.split(z)
-        u = torch.rand(len(z), device=z.device)
+        level = self.levels[torch.randint(len(self.levels), (len(z),), device=z.device)]
+        return self._error(x, context, level, torch.randn_like(x))
+
+    def sampling_loss(self, z: Tensor) -> Tensor:
+        """Squared error of the noise found by the denoiser, over all noise levels."""
+        x, context = self.condition.split(z)
         low, high = (math.log(s) for s in NOISES)
-        others = (low + (high - low) * torch.rand_like(u)).exp()
-        chosen = self.levels[torch.randint(len(self.levels), u.shape, device=z.device)]
-        return self._weighted(x, context, torch.where(u < self.sampling_share, others, chosen), torch.randn_like(x))
+        level = (low + (high - low) * evenly(z)).exp()
+        return self.error(x, context, level, torch.randn_like(x)) * (1 + level.square())
 
     def monitor(self, z: Tensor) -> Tensor:
-        """The loss at the noise levels, under fixed noise."""
+        """The loss of the energy under fixed noise."""
         x, context = self.condition.split(z)
         total = z.new_zeros(len(z))
         for j, noise in enumerate(self.noise):
             level = self.levels[j % len(self.levels)].expand(len(z))
-            total = total + self._weighted(x, context, level, noise.expand_as(x))
+            total = total + self._error(x, context, level, noise.expand_as(x))
         return total / len(self.noise)
 
     def grid(self) -> Tensor:
         """Noise levels in geometric steps."""
         return torch.linspace(math.log(NOISES[1]), math.log(NOISES[0]), self.steps + 1).exp()
 
-    def _weighted(self, x: Tensor, context: Tensor, level: Tensor, noise: Tensor) -> Tensor:
-        return (self.error(x, context, level, noise) * (1 + (self.scale * level).square())).sum(0)
-
-
-def kurtosis_scale(x: Tensor) -> Tensor:
-    r"""Noise of coordinates by the kurtosis :math:`\kappa_j` of their middle 96 %, shape ``(d,)`` from ``(d, n)``.
-
-    .. math:: 1 + 0.33 (\kappa_j - 3), \quad \text{clipped so that half of it lies in } [0.1, 3] .
-    """
-    cut = round(0.02 * x.shape[1])
-    middle = x.double().sort(1).values[:, cut : x.shape[1] - cut]
-    centred = middle - middle.mean(1, keepdim=True)
-    variance = centred.square().mean(1)
-    kurtosis = torch.where(variance > 0, centred.pow(4).mean(1) / variance.square().clamp_min(1e-30), 3.0)
-    return (1 + 0.33 * (kurtosis - 3)).clamp(0.2, 6.0).to(x.dtype)
+    def _error(self, x: Tensor, context: Tensor, level: Tensor, noise: Tensor) -> Tensor:
+        s = self.scale * level
+        found: Tensor = self.potential(x + s * noise, self.scale, level, context)[1]
+        return ((found - noise).square() * (1 + s.square())).sum(0)
 
 
 class Bounded(Diffusion):
@@ -221,12 +198,13 @@ class Bounded(Diffusion):
     .. math:: \log p(x) \ge \log N(x; 0, I) + \frac12 \int \mathbb{E}_\varepsilon \left[
               \|\varepsilon - \hat\varepsilon_0\|^2 - \|\varepsilon - \hat\varepsilon\|^2 \right] d\lambda .
 
-    The integral is taken at stratified :math:`\lambda` drawn once, with noise drawn once, in pairs of opposite sign.
+    The integral is taken at stratified :math:`\lambda` drawn once, each with two opposite noises drawn once, plus a
+    constant by which this bank of noise gives training rows the mean that fresh noise does.
 
     Parameters
     ----------
     space : int or Space
-    bound_passes
+    bound_levels
         As in :class:`DiffusionDetector`.
     noise_levels, hidden, steps
         As in :class:`Diffusion`.
@@ -236,49 +214,52 @@ class Bounded(Diffusion):
 
     strata: Tensor
     noise: Tensor
+    offset: Tensor
 
-    def __init__(
-        self,
-        space: int | Space,
-        *,
-        bound_passes: int = MOST,
-        noise_levels: Sequence[float] = (0.5,),
-        hidden: Sequence[int] = (256, 256),
-        steps: int = 30,
-    ) -> None:
-        super().__init__(space, noise_levels=noise_levels, hidden=hidden, steps=steps)
-        check_counts(bound_passes=bound_passes)
-        check_number("bound_passes", bound_passes, 1, MOST)
-        self.passes = max(self.passes, bound_passes)
-        half = torch.randn((bound_passes + 1) // 2, self.dim, 1)
-        self.register_buffer("noise", torch.stack([half, -half], 1).flatten(0, 1)[:bound_passes])
-        self.register_buffer("strata", (torch.arange(bound_passes) + torch.rand(1)) / bound_passes)
+    def __init__(self, space: int | Space, *, bound_levels: int = MOST // 2, **shared: Any) -> None:
+        super().__init__(space, **shared)
+        check_counts(bound_levels=bound_levels)
+        check_number("bound_levels", bound_levels, 1, MOST // 2)
+        self.passes = max(self.passes, 2 * bound_levels)
+        self.register_buffer("noise", torch.randn(bound_levels, self.dim, 1))
+        self.register_buffer("strata", (torch.arange(bound_levels) + torch.rand(1)) / bound_levels)
+        self.register_buffer("offset", torch.zeros(()))
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Lower bound of the log-density of every row in nats, shape ``(n,)``, under fixed noise."""
+        return self._mean(z, self._gain) + _log_normal(self.condition.split(z)[0]) + self.offset
+
+    def bound(self, z: Tensor) -> Tensor:
+        """Lower bound of the log-density of every row in nats, shape ``(n,)``, under fresh noise at a random level."""
+        x, context = self.condition.split(z)
+        return self._gain(x, context, evenly(z), torch.randn_like(x)) + _log_normal(x)
+
+    def prepare(self, z: Tensor) -> None:
+        """Keep some training rows until :meth:`conclude`."""
+        self._some = z[torch.linspace(0, len(z) - 1, min(len(z), LEVELLED), device=z.device).long()]
+
+    def conclude(self) -> None:
+        """Move the bound by what fixed noise is off on average."""
+        fresh = torch.stack([self.bound(self._some).mean() for _ in range(FRESH)]).mean()
+        self.offset += fresh - self.log_prob(self._some).mean()
+        del self._some
+
+    def _mean(self, z: Tensor, term: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> Tensor:
         x, context = self.condition.split(z)
         total = z.new_zeros(len(z))
         for u, noise in zip(self.strata, self.noise, strict=True):
-            total = total + self._gain(x, context, u.expand(len(z)), noise.expand_as(x))
-        return total / len(self.strata) + _log_normal(x)
-
-    def bound(self, z: Tensor) -> Tensor:
-        """The bound of every row under fresh noise at one level."""
-        x, context = self.condition.split(z)
-        # Rows of a batch share the range evenly, which steadies the gradient.
-        u = (torch.randperm(len(z), device=z.device) + torch.rand(len(z), device=z.device)) / len(z)
-        return self._gain(x, context, u, torch.randn_like(x)) + _log_normal(x)
+            for side in (noise, -noise):
+                total = total + term(x, context, u.expand(len(z)), side.expand_as(x))
+        return total / (2 * len(self.strata))
 
     def _gain(self, x: Tensor, context: Tensor, u: Tensor, noise: Tensor) -> Tensor:
         """What denoising better than for a standard normal adds to the log-density, drawn at quantiles `u`."""
-        low, high = (1 / (1 + math.exp((CENTER - end) / WIDTH)) for end in LOG_SNR)
-        share = low + (high - low) * u
-        s = (-0.5 * (CENTER + WIDTH * share.logit())).exp()
+        s, weight = log_snr_quantile(u)
         noisy = x + s * noise
         usual = noisy * (s / (1 + s * s))
-        more = self.denoiser(noisy, self.scale, s, context)[1] - usual
+        more = self.denoiser(noisy, s, context) - usual
         gain: Tensor = (more * (noise - usual - 0.5 * more)).sum(0)
-        return gain * ((high - low) * WIDTH / (share * (1 - share)))
+        return gain * weight
 
 
 def _log_normal(x: Tensor) -> Tensor:
@@ -311,17 +292,12 @@ class FlowMatching(Bounded):
 
     def loss(self, z: Tensor) -> Tensor:
         """Squared error of the velocity at a random time."""
-        u = (torch.randperm(len(z), device=z.device) + torch.rand(len(z), device=z.device)) / len(z)
         x, context = self.condition.split(z)
-        return self._velocity_error(x, context, u, torch.randn_like(x))
+        return self._velocity_error(x, context, evenly(z), torch.randn_like(x))
 
     def monitor(self, z: Tensor) -> Tensor:
         """Squared error of the velocity at fixed times, under fixed noise."""
-        x, context = self.condition.split(z)
-        total = z.new_zeros(len(z))
-        for u, noise in zip(self.strata, self.noise, strict=True):
-            total = total + self._velocity_error(x, context, u.expand(len(z)), noise.expand_as(x))
-        return total / len(self.strata)
+        return self._mean(z, self._velocity_error)
 
     def grid(self) -> Tensor:
         """Noise levels in even steps of time."""
@@ -331,7 +307,7 @@ class FlowMatching(Bounded):
     def _velocity_error(self, x: Tensor, context: Tensor, u: Tensor, noise: Tensor) -> Tensor:
         t = TIMES[0] + (TIMES[1] - TIMES[0]) * u
         # A line from noise to data, divided by t, is the data under noise of (1 - t) / t.
-        return self.error(x, context, (1 - t) / t, noise).sum(0) / t.square()
+        return self.error(x, context, (1 - t) / t, noise) / t.square()
 
 
 class DiffusionDetector(ConditionalDetector):
@@ -364,12 +340,10 @@ class DiffusionDetector(ConditionalDetector):
         With ``"kurtosis"`` score matching multiplies the noise of every coordinate by
         :math:`1 + 0.33 (\kappa_j - 3)`, `\kappa_j` being the kurtosis of its middle 96 %, so that with level 0.5 it
         lies in [0.1, 3]. Meant for columns with heavy tails, which the encoder has bent already.
-    sampling_share : float, default=0.25
-        Share of the draws that score matching spends on noise levels which only samples need.
-    bound_passes : int, default=10
-        Network passes of the bound in ``"ddpm"`` and ``"flow_matching"``, at most ten.
+    bound_levels : int, default=5
+        Noise levels at which ``"ddpm"`` and ``"flow_matching"`` take the bound, two passes each; at most five.
     hidden : tuple of int, default=(256, 256)
-        Widths of the hidden layers.
+        Widths of the hidden layers; the network of all noise levels has one more, as wide as the last.
     steps : int, default=30
         Steps of the differential equation that samples take, two passes each.
     noise : float or "auto", default=0.0
@@ -403,29 +377,24 @@ class DiffusionDetector(ConditionalDetector):
     True
     """
 
-    default_statistic = "energy"
-
     objective: str = "score_matching"
     noise_levels: tuple[float, ...] = (0.5,)
     noise_scale: str = "equal"
-    sampling_share: float = 0.25
-    bound_passes: int = MOST
-    hidden: tuple[int, ...] = (256, 256)
+    bound_levels: int = MOST // 2
+    hidden: tuple[int, ...] = WIDTHS
     steps: int = 30
     noise: float | Literal["auto"] = 0.0
+
+    @property
+    def default_statistic(self) -> str:  # type: ignore[override]
+        """The energy where there is one, the bound of the likelihood elsewhere."""
+        return "energy" if self.objective == "score_matching" else "likelihood"
 
     def build(self, space: Space) -> Diffusion:
         """Make the untrained model for rows of `space`."""
         check_choice("objective", self.objective, OBJECTIVES)
-        levels, hidden, steps = self.noise_levels, self.hidden, self.steps
+        shared = {"noise_levels": self.noise_levels, "hidden": self.hidden, "steps": self.steps}
         if self.objective == "score_matching":
-            return ScoreMatching(
-                space,
-                noise_scale=self.noise_scale,
-                sampling_share=self.sampling_share,
-                noise_levels=levels,
-                hidden=hidden,
-                steps=steps,
-            )
+            return ScoreMatching(space, noise_scale=self.noise_scale, **shared)
         kind = VariationalDiffusion if self.objective == "ddpm" else FlowMatching
-        return kind(space, bound_passes=self.bound_passes, noise_levels=levels, hidden=hidden, steps=steps)
+        return kind(space, bound_levels=self.bound_levels, **shared)

@@ -2,16 +2,77 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-FREQUENCIES = 4
+FREQUENCIES = 6
+"""Sines and cosines that tell a network the noise level."""
 
 
 class Denoiser(nn.Module):
+    r"""Noise found in noisy columns, at any noise level.
+
+    For :math:`\tilde x = x + s \varepsilon` with noise level `s`, a residual network `f` corrects what would be
+    found in standard normal data:
+
+    .. math:: \hat\varepsilon = \sigma y + \alpha f(y), \qquad
+              y = \alpha \tilde x, \quad \alpha = (1 + s^2)^{-1/2}, \quad \sigma = s \alpha .
+
+    Parameters
+    ----------
+    dim : int
+        Coordinates of a column.
+    given : int
+        Rows of the context.
+    hidden : sequence of int
+        Width of every hidden layer; layers of equal width are bridged.
+
+    Notes
+    -----
+    `f` starts at zero. Its target :math:`\alpha \varepsilon - \sigma x` has the same size at all levels.
+
+    References
+    ----------
+    Salimans, Ho (2022), *Progressive distillation for fast sampling of diffusion models*, arXiv:2202.00512.
+
+    Examples
+    --------
+    >>> Denoiser(2, 0, (16,))(torch.ones(2, 5), torch.ones(5), torch.ones(0, 5)).shape
+    torch.Size([2, 5])
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, dim: int, given: int, hidden: Sequence[int]) -> None:
+        super().__init__()
+        of_level = 2 * FREQUENCIES + 1
+        for layer, (low, high) in enumerate(pairwise((dim + given, *hidden, dim))):
+            # Every hidden layer is told the level anew.
+            inputs, bound = (low + of_level, (low + of_level) ** -0.5) if layer < len(hidden) else (low, 0.0)
+            for name, shape in (("weight", (high, inputs)), ("bias", (high, 1))):
+                self.register_parameter(f"{name}{layer}", nn.Parameter((2 * torch.rand(shape) - 1) * bound))
+        self.register_buffer("frequencies", _frequencies(), persistent=False)
+
+    def forward(self, noisy: Tensor, level: Tensor, context: Tensor) -> Tensor:
+        """Noise ``(dim, n)`` found in columns ``(dim, n)`` at levels ``(n,)``, given context ``(given, n)``."""
+        alpha = (1 + level * level).rsqrt()
+        y = noisy * alpha
+        heights = _features(level, self.frequencies)
+        parameters = list(self._parameters.values())
+        weights, biases = parameters[::2], parameters[1::2]
+        x = torch.cat([y, context])
+        for layer, (weight, bias) in enumerate(zip(weights[:-1], biases[:-1], strict=True)):
+            h = torch.addmm(bias, weight, torch.cat([x, heights])).relu_()  # type: ignore[arg-type]
+            x = x + h if layer and x.shape == h.shape else h
+        correction = torch.addmm(biases[-1], weights[-1], x)  # type: ignore[arg-type]
+        return (y * level + correction) * alpha
+
+
+class EnergyDenoiser(nn.Module):
     r"""Energy of noisy columns, and the noise that its gradient finds in them.
 
     For :math:`\tilde x = x + s \varepsilon` with noise `s` and :math:`y = \tilde x / \sqrt{1 + s^2}`,
@@ -41,7 +102,7 @@ class Denoiser(nn.Module):
 
     Examples
     --------
-    >>> energy, noise = Denoiser(2, 0, (16,))(torch.ones(2, 5), torch.ones(2, 1), torch.ones(5), torch.ones(0, 5))
+    >>> energy, noise = EnergyDenoiser(2, 0, (16,))(torch.ones(2, 5), torch.ones(2, 1), torch.ones(5), torch.ones(0, 5))
     >>> energy
     tensor([0.5000, 0.5000, 0.5000, 0.5000, 0.5000], grad_fn=<MulBackward0>)
     """
@@ -55,8 +116,7 @@ class Denoiser(nn.Module):
             bound = 0.0 if layer == len(hidden) else low**-0.5
             for name, shape in (("weight", (high, low)), ("bias", (high, 1))):
                 self.register_parameter(f"{name}{layer}", nn.Parameter((2 * torch.rand(shape) - 1) * bound))
-        frequencies = 0.5 * 2.0 ** torch.arange(FREQUENCIES).reshape(-1, 1)
-        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.register_buffer("frequencies", _frequencies(), persistent=False)
 
     def forward(self, noisy: Tensor, scale: Tensor, level: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """Energy ``(n,)`` and noise ``(dim, n)`` found in columns.
@@ -73,9 +133,7 @@ class Denoiser(nn.Module):
         s = scale * level
         shrink = (1 + s * s).rsqrt()
         y, sigma = noisy * shrink, s * shrink
-        height = level.log()[None]
-        angles = self.frequencies * height
-        x = torch.cat([y, context, height, angles.sin(), angles.cos()])
+        x = torch.cat([y, context, _features(level, self.frequencies)])
         parameters = list(self._parameters.values())
         weights, biases = parameters[::2], parameters[1::2]
         slopes = []
@@ -95,3 +153,13 @@ def _silu(x: Tensor) -> tuple[Tensor, Tensor]:
     share = x.sigmoid()
     y = x * share
     return y, share + y * (1 - share)
+
+
+def _frequencies() -> Tensor:
+    return math.pi * 0.5 ** torch.arange(FREQUENCIES).reshape(-1, 1)
+
+
+def _features(level: Tensor, frequencies: Tensor) -> Tensor:
+    height = level.log()[None]
+    angles = frequencies * height
+    return torch.cat([0.5 * height, angles.sin(), angles.cos()])
