@@ -62,7 +62,7 @@ class _Machine(nn.Module):
     def gibbs(self, x: Tensor, steps: int) -> Tensor:
         """Visible units some steps later in their chains."""
         for _ in range(steps):
-            x = self.draw(torch.bernoulli(self.up(x)))
+            x = self.draw(toss(self.up(x)))
         return x
 
     def sample(self, n: int) -> Tensor:
@@ -75,7 +75,8 @@ class _Machine(nn.Module):
         if self.training:
             with torch.no_grad():
                 self.particles.copy_(self.gibbs(self.particles, steps))
-        return self.free_energy(x) - self.free_energy(self.particles).mean()
+        energy = self.free_energy(torch.cat([x, self.particles], 1))
+        return energy[: x.shape[1]] - energy[x.shape[1] :].mean()
 
 
 class _Gaussian(_Machine):
@@ -129,7 +130,7 @@ class _Gaussian(_Machine):
         for low, high in pairwise(torch.linspace(0.0, 1.0, steps + 1).tolist()):
             activation = torch.addmm(bias, weight, y)
             log_weight += (softplus(high * activation) - softplus(low * activation)).sum(0).double()
-            y = high * (weight.t() @ torch.bernoulli((high * activation).sigmoid())) + torch.randn_like(y)
+            y = high * (weight.t() @ toss((high * activation).sigmoid())) + torch.randn_like(y)
         share = log_weight.softmax(0)
         kept = torch.multinomial(share, PARTICLES, replacement=True)
         self.particles.copy_(self.visible_bias + self.log_scales.exp() * y[:, kept])
@@ -148,7 +149,7 @@ class _Bernoulli(_Machine):
         return torch.addmm(self.hidden_bias, self.weight, x)
 
     def draw(self, hidden: Tensor) -> Tensor:
-        return torch.bernoulli(torch.addmm(self.visible_bias, self.weight.t(), hidden).sigmoid())
+        return toss(torch.addmm(self.visible_bias, self.weight.t(), hidden).sigmoid())
 
     def free_energy(self, x: Tensor) -> Tensor:
         return -(self.visible_bias * x).sum(0) - softplus(self.activation(x)).sum(0)
@@ -156,6 +157,11 @@ class _Bernoulli(_Machine):
     def surprise(self, x: Tensor, hidden: Tensor) -> Tensor:
         activation = torch.addmm(self.visible_bias, self.weight.t(), hidden)
         return (softplus(activation) - x * activation).sum(0)
+
+
+def toss(probability: Tensor) -> Tensor:
+    """1 with the given probability, else 0."""
+    return (torch.rand_like(probability) < probability).to(probability.dtype)
 
 
 class Boltzmann(GenerativeModel):
@@ -297,7 +303,7 @@ class DeepBelief(GenerativeModel):
         with torch.no_grad():
             for machine in self.machines[: self.learning]:
                 x = machine.up(x)
-                x = torch.bernoulli(x) if self.training else x
+                x = toss(x) if self.training else x
         return self.machines[self.learning].contrast(x, self.gibbs)
 
 
