@@ -13,7 +13,7 @@ from anomgen.nn.arguments import check_choice
 from anomgen.nn.levels import Levels
 
 NOISES = ("gaussian", "student")
-NARROW = -2.0
+NARROW = -0.5
 """Log-scale of numbers at the start: where they scatter widely from the first, codes have nothing to explain."""
 
 
