@@ -14,7 +14,7 @@ from anomgen.detector import ConditionalDetector
 from anomgen.generative import GenerativeModel, Objective, Space
 from anomgen.nn import Condition, check_choice, check_counts, check_number, check_widths
 from anomgen.nn.denoiser import Denoiser, EnergyDenoiser
-from anomgen.nn.noise import LOG_SNR, evenly, kurtosis_scale, log_snr_quantile
+from anomgen.nn.noise import LOG_SNR, evenly, kurtosis_scale, log_snr_quantile, usual_level
 
 OBJECTIVES = ("score_matching", "ddpm", "flow_matching")
 SCALES = ("equal", "kurtosis")
@@ -26,9 +26,7 @@ LEVELLED = 1000
 FRESH = 64
 """Draws of fresh noise for that, a row."""
 TIMES = (0.02, 0.99)
-"""Times of a flow from noise, at 0, to data, at 1, that are learned."""
-NOISES = (0.03, 5.0)
-"""Noise levels that score matching learns for the sake of samples."""
+"""Times of straight lines from noise, at 0, to data, at 1, that samples pass."""
 JUDGES = 16
 """Draws of fixed noise that held-out rows are judged by."""
 
@@ -73,8 +71,9 @@ class Diffusion(GenerativeModel):
         self.register_buffer("levels", torch.tensor([float(level) for level in noise_levels]))
 
     def grid(self) -> Tensor:
-        """Falling noise levels that samples pass."""
-        raise NotImplementedError(f"{type(self).__name__} must define grid()")
+        """Falling noise levels that samples pass: even steps along straight lines from noise to data."""
+        t = torch.linspace(*TIMES, self.steps + 1)
+        return (1 - t) / t
 
     def sample(self, n: int, condition: Tensor | None = None) -> Tensor:
         """Draw `n` rows of shape ``(n, d)`` with torch's current generator, of the given conditions if any."""
@@ -166,8 +165,7 @@ class ScoreMatching(Diffusion):
     def sampling_loss(self, z: Tensor) -> Tensor:
         """Squared error of the noise found by the denoiser, over all noise levels."""
         x, context = self.condition.split(z)
-        low, high = (math.log(s) for s in NOISES)
-        level = (low + (high - low) * evenly(z)).exp()
+        level = usual_level(evenly(z))
         return self.error(x, context, level, torch.randn_like(x)) * (1 + level.square())
 
     def monitor(self, z: Tensor) -> Tensor:
@@ -178,10 +176,6 @@ class ScoreMatching(Diffusion):
             level = self.levels[j % len(self.levels)].expand(len(z))
             total = total + self._error(x, context, level, noise.expand_as(x))
         return total / len(self.noise)
-
-    def grid(self) -> Tensor:
-        """Noise levels in geometric steps."""
-        return torch.linspace(math.log(NOISES[1]), math.log(NOISES[0]), self.steps + 1).exp()
 
     def _error(self, x: Tensor, context: Tensor, level: Tensor, noise: Tensor) -> Tensor:
         s = self.scale * level
@@ -299,15 +293,10 @@ class FlowMatching(Bounded):
         """Squared error of the velocity at fixed times, under fixed noise."""
         return self._mean(z, self._velocity_error)
 
-    def grid(self) -> Tensor:
-        """Noise levels in even steps of time."""
-        t = torch.linspace(*TIMES, self.steps + 1)
-        return (1 - t) / t
-
     def _velocity_error(self, x: Tensor, context: Tensor, u: Tensor, noise: Tensor) -> Tensor:
-        t = TIMES[0] + (TIMES[1] - TIMES[0]) * u
-        # A line from noise to data, divided by t, is the data under noise of (1 - t) / t.
-        return self.error(x, context, (1 - t) / t, noise) / t.square()
+        # A line from noise to data, divided by its time t, is the data under noise of (1 - t) / t.
+        level = usual_level(u)
+        return self.error(x, context, level, noise) * (1 + level).square()
 
 
 class DiffusionDetector(ConditionalDetector):

@@ -18,6 +18,12 @@ def evenly(z: Tensor) -> Tensor:
     return (torch.randperm(len(z), device=z.device) + torch.rand(len(z), device=z.device)) / len(z)
 
 
+def usual_level(u: Tensor) -> Tensor:
+    """Noise level of quantile `u`, log-normal about 0.6: where most of what there is to learn about samples lies."""
+    normal: Tensor = torch.special.ndtri(u.clamp(1e-4, 1 - 1e-4))
+    return (1.2 * normal - 0.5).exp()
+
+
 def log_snr_quantile(u: Tensor) -> tuple[Tensor, Tensor]:
     r"""Noise level `s` where :math:`\lambda = -2 \log s` has quantile `u`, and :math:`d \lambda / d u`.
 
