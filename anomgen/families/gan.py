@@ -71,7 +71,8 @@ class GAN(GenerativeModel):
     ) -> None:
         super().__init__()
         check_choice("loss", loss, LOSSES)
-        self.condition = Condition(Space.real(space) if isinstance(space, int) else space)
+        space = Space.real(space) if isinstance(space, int) else space
+        self.condition = Condition(space)
         dim, given = self.condition.dim, self.condition.width
         check_counts(dim=dim, latent=latent, components=components, critic_steps=critic_steps)
         check_widths(hidden)
@@ -153,8 +154,8 @@ class GAN(GenerativeModel):
         code = self._draw(len(z))
         with frozen(self.generator):
             with torch.no_grad():
-                fake = self.generator(torch.cat([code, context]))
-            error = (self.generator(torch.cat([self._encode(x, context), context])) - x).square().mean(0)
+                fake = self._generate(context, code)
+            error = (self._generate(context, self._encode(x, context)) - x).square().mean(0)
         normal, logits = self._guess(fake, context)
         missed = (normal - code[: self.latent_dim]).square().mean(0)
         confused = cross_entropy(logits.t(), code[self.latent_dim :].argmax(0), reduction="none")
@@ -218,7 +219,7 @@ class GAN(GenerativeModel):
     def reconstruct(self, z: Tensor) -> Tensor:
         """Rows generated from the encoder's codes of the rows `z`, shape ``(n, d)``; conditions stay."""
         x, context = self.condition.split(z)
-        made = self.generator(torch.cat([self._encode(x, context), context])).t()
+        made = self._generate(context, self._encode(x, context)).t()
         return torch.cat([made, z[:, self.condition.dim :]], 1)
 
     # ------------------------------------------------------------------ parts
@@ -230,8 +231,9 @@ class GAN(GenerativeModel):
         chosen = torch.randint(self.components, (n,), device=device)
         return torch.cat([normal, one_hot(chosen, self.components).t() * self.components**0.5])
 
-    def _generate(self, context: Tensor, generator: nn.Module | None = None) -> Tensor:
-        x: Tensor = (generator or self.generator)(torch.cat([self._draw(context.shape[1]), context]))
+    def _generate(self, context: Tensor, code: Tensor | None = None, generator: nn.Module | None = None) -> Tensor:
+        code = self._draw(context.shape[1]) if code is None else code
+        x: Tensor = (generator or self.generator)(torch.cat([code, context]))
         return x
 
     def _negatives(self, x: Tensor, context: Tensor) -> Tensor:
@@ -244,7 +246,7 @@ class GAN(GenerativeModel):
             negative[:, :noisy] = x[:, :noisy] + spread * torch.randn_like(x[:, :noisy])
             if self._older:
                 older = self._older[int(torch.randint(len(self._older), ()))]
-                negative[:, noisy : 2 * noisy] = self._generate(context[:, noisy : 2 * noisy], older)
+                negative[:, noisy : 2 * noisy] = self._generate(context[:, noisy : 2 * noisy], generator=older)
         return negative
 
     def _logit(self, x: Tensor, context: Tensor) -> Tensor:
@@ -345,22 +347,15 @@ class GANDetector(ConditionalDetector):
 
     Gulrajani et al. (2017), *Improved Training of Wasserstein GANs*, arXiv:1704.00028 (gradient penalty).
 
-    Miyato, Kataoka, Koyama, Yoshida (2018), *Spectral Normalization for Generative Adversarial Networks*,
-    arXiv:1802.05957 (hinge).
+    Miyato et al. (2018), *Spectral Normalization for Generative Adversarial Networks*, arXiv:1802.05957 (hinge).
 
-    Bellemare et al. (2017), *The Cramer Distance as a Solution to Biased Wasserstein Gradients*, arXiv:1705.10743
-    (energy distance in a discriminator's features).
+    Bellemare et al. (2017), *The Cramer Distance as a Solution to Biased Wasserstein Gradients*, arXiv:1705.10743.
 
-    Gurumurthy, Sarvadevabhatla, Babu (2017), *DeLiGAN: Generative Adversarial Networks for Diverse and Limited Data*,
-    arXiv:1706.02071 (components of the noise).
+    Gurumurthy, Sarvadevabhatla, Babu (2017), *DeLiGAN*, arXiv:1706.02071 (components of the noise).
 
-    Schlegl et al. (2019), *f-AnoGAN: Fast Unsupervised Anomaly Detection with Generative Adversarial Networks*, Medical
-    Image Analysis 54 (the encoder).
+    Schlegl et al. (2019), *f-AnoGAN*, Medical Image Analysis 54 (the encoder).
 
-    Zaheer, Lee, Astrid, Lee (2020), *Old is Gold: Redefining the Adversarially Learned One-Class Classifier Training
-    Paradigm*, arXiv:2004.07657 (older generators).
-
-    What is measured has its sources in ``anomgen/nn/likeness.py``.
+    Zaheer, Lee, Astrid, Lee (2020), *Old is Gold*, arXiv:2004.07657 (older generators).
 
     Examples
     --------
