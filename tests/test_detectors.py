@@ -25,6 +25,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 import anomgen
 from anomgen import runtime
 from anomgen.detector import Detector, TrainedDetector
+from anomgen.families.classical import KernelDetector
 from tests.toys import FAMILIES, LIKELY, NATS, TRAINED, WEIGHTED, learned, other_statistic, toy
 
 family = pytest.mark.parametrize("family", FAMILIES)
@@ -38,7 +39,12 @@ def expected_failures(detector: Detector) -> dict[str, str]:
     wherever their number counts, as for the noise, the folds and the threshold.
     """
     weighted = "sample_weight" in inspect.signature(detector.fit).parameters
-    return {"check_sample_weight_equivalence_on_dense_data": "rows are counted"} if weighted else {}
+    found = {"check_sample_weight_equivalence_on_dense_data": "rows are counted"} if weighted else {}
+    if isinstance(detector, KernelDetector):
+        # The automatic threshold of a short table comes from rows that have no kernel of their own.
+        for name in ("check_outliers_train", "check_outliers_fit_predict"):
+            found[name] = "training rows sit on their own kernels, so that none is flagged"
+    return found
 
 
 @parametrize_with_checks(
