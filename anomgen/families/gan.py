@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from statistics import median
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -366,7 +366,7 @@ class GANDetector(ConditionalDetector):
     True
     """
 
-    default_statistic: ClassVar[str] = "features"
+    default_statistic = "features"
 
     loss: str = "hinge"
     latent: int = 16
