@@ -298,6 +298,14 @@ class TestRoundTrip:
         thirds = RNG.integers(0, 9, (N, 1)) / 3
         assert TableEncoder().fit(thirds).columns_[0].decimals == -1
 
+    @pytest.mark.parametrize("kind", ["continuous", "heavy-tailed"])
+    def test_rounded_numbers_come_back_rounded_whatever_their_kind(self, kind: str) -> None:
+        values = np.round(np.exp(RNG.normal(3, 1, (N, 1))), 2)
+        encoder = TableEncoder(kinds={0: kind}).fit(values)
+        drawn = encoder.decode(RNG.normal(size=(50, 1)))
+        assert np.array_equal(drawn, np.round(drawn, 2))
+        assert not np.array_equal(drawn, np.round(drawn, 1))
+
     def test_counts_stay_in_the_training_range(self) -> None:
         x = RNG.poisson(2, (N, 1)).astype(float)
         encoder = TableEncoder().fit(x)

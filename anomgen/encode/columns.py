@@ -45,7 +45,7 @@ class Column:
     origin, step : float
         A regular lattice is ``origin + k * step``; ``step`` 0 for all others.
     decimals : int
-        Decimal places that write every level of a regular lattice exactly; -1 where there are none.
+        Decimal places that write every training value of a number exactly, at most 12; -1 where there are none.
     center, scale, low, high, shift, spread : float
         The map of :class:`~anomgen.encode.transform.Maps`.
     minimum, maximum : float
@@ -144,7 +144,7 @@ def number_column(name: str | int, x: Array, weight: Array, *, kind: str | None,
         levels=tuple(levels.tolist()) if kind == "lattice" and not regular else (),
         origin=float(levels[0]) if regular else 0.0,
         step=step if regular else 0.0,
-        decimals=_decimals(levels) if regular else -1,
+        decimals=_decimals(levels) if regular or kind in ("continuous", "heavy-tailed") else -1,
         minimum=float(levels[0]),
         maximum=float(levels[-1]),
         bent=bool(bent),

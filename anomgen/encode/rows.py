@@ -161,4 +161,4 @@ def _decode_column(
             values = column.origin + steps * column.step
             return np.asarray(values if column.decimals < 0 else np.round(values, column.decimals))
         return np.asarray(levels[np.searchsorted(0.5 * (levels[1:] + levels[:-1]), real[j])])
-    return real[j]
+    return np.round(real[j], column.decimals) if column.decimals >= 0 else real[j]
