@@ -153,7 +153,7 @@ def _held_rows(detector: Any) -> str:
     ]
     if not sized:
         return "no training rows, but "
-    return f"values computed from single training rows in {', '.join(sized)}, and "
+    return f"arrays as long as the training rows asked for, which may be such rows ({', '.join(sized)}), and "
 
 
 def _to_json(key: str, value: Any) -> Any:

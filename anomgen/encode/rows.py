@@ -99,13 +99,16 @@ def _encode_real(
     columns, coordinates, maps = encoder.real
     if not len(columns):
         return
-    x = np.where(absent[:, columns], maps.center, values[:, columns])
-    z[:, coordinates] = maps.forward(x)
-    slope = maps.log_slope(x)
-    slope[absent[:, columns]] = 0.0
+    x, gone = values[:, columns], absent[:, columns]
+    some_gone = bool(gone.any())
+    if some_gone:
+        x = np.where(gone, maps.center, x)
+    z[:, coordinates], slope = maps.both(x)
+    lattice = [i for i, j in enumerate(columns) if encoder.columns_[j].kind == "lattice"]
+    if some_gone or lattice:
+        slope = np.where(gone, 0.0, slope)
     if low is not None:
         low[:, coordinates] = high[:, coordinates] = z[:, coordinates]
-    lattice = [i for i, j in enumerate(columns) if encoder.columns_[j].kind == "lattice"]
     if lattice:
         middle, width, penalty = (np.empty((len(x), len(lattice))) for _ in range(3))
         for i, at in enumerate(lattice):

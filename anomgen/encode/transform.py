@@ -72,6 +72,15 @@ class Maps:
             slope = slope - np.where(self.heavy, 0.5 * np.log1p(inner**2), 0.0)
         return np.asarray(slope)
 
+    def both(self, x: Array) -> tuple[Array, Array]:
+        """Model-space values and log-slopes of shapes ``(n, k)``; one row of slopes, where every row has the same."""
+        if self.heavy.any():
+            return self.forward(x), self.log_slope(x)
+        y = self._standard(x)
+        if y.size and max(y.max(), -y.min()) > CLIP:
+            return self.forward(x), self.log_slope(x)
+        return y, -np.log(self.scale)[None]
+
     def inverse(self, z: Array) -> Array:
         """The ``x`` whose model-space value is ``z``."""
         y = soft_unclip(z) * self.spread + self.shift
