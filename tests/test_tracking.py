@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.exceptions import ConvergenceWarning
 
 import anomgen
 from anomgen import FlowDetector, tracking
@@ -102,6 +103,7 @@ def test_a_fit_is_a_run(tracking_uri: str, numbers: np.ndarray) -> None:
     assert run.data.tags["team"] == "blue"
     assert run.data.metrics["offset"] == detector.offset_
     assert run.data.metrics["best_epoch"] == detector.best_epoch_
+    assert run.data.metrics["converged"] == 1.0
     client = mlflow.MlflowClient()
     for name in ("train_nats", "held_out_nats", "learning_rate", "rows_per_s"):
         logged = client.get_metric_history(callback.run_id, name)
@@ -420,3 +422,17 @@ def _post(url: str, body: dict[str, Any]) -> Any:
     request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=30) as answer:
         return json.load(answer)
+
+
+def test_what_a_model_measures_of_itself_is_logged(tracking_uri: str, numbers: np.ndarray) -> None:
+    """A game of two epochs cannot be won: its signs and its verdict are in the run."""
+    callback = tracking.MLflowCallback()
+    params = {"hidden": (8,), "learning_rate": 1e-6, "contamination": 0.1, "random_state": 0, "verbose": False}
+    detector = anomgen.GANDetector(max_epochs=2, callbacks=(callback,), **params)
+    with pytest.warns(ConvergenceWarning, match="generator|discriminator"):
+        detector.fit(numbers)
+    logged = mlflow.get_run(callback.run_id).data.metrics
+    assert logged["coverage"] == pytest.approx(detector.history_[-1]["coverage"])
+    assert {"precision", "recall", "different_bins", "logit_gap", "train_loss"} <= set(logged)
+    assert logged["converged"] == 0.0
+    assert not detector.converged_

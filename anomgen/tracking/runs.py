@@ -53,8 +53,8 @@ class _Session:
 class MLflowCallback(Callback):
     """Log every fit of a detector as an MLflow run.
 
-    Parameters and facts are logged once, at the start; nats, learning rate and rows per second of every check in
-    batches; the best epoch and the threshold at the end. A fit that raises ends its run as FAILED, an interrupted one
+    Parameters and facts are logged once, at the start; nats, learning rate, rows per second and what the model measures
+    of itself at every check, in batches; the best epoch, the threshold and whether training converged at the end. A fit that raises ends its run as FAILED, an interrupted one
     as KILLED.
 
     A fit inside ``mlflow.start_run()`` is logged into that run, and leaves it open. Where a fit is logged in it
@@ -139,6 +139,7 @@ class MLflowCallback(Callback):
         final = {"best_epoch": float(session.first_epoch + run.best_epoch)}
         if run.detector is not None:
             final["offset"] = float(run.detector.offset_)
+            final["converged"] = float(run.detector.converged_)
         mlflow.log_metrics(final, step=epochs)
         mlflow.set_tag("anomgen.stopped_because", run.stopped_because)
         if run.detector is not None:
