@@ -16,7 +16,9 @@ The job ends with code 5 if more than the share `most` of the rows is flagged, s
 from __future__ import annotations
 
 import argparse
+import io
 import tomllib
+from contextlib import redirect_stderr
 from pathlib import Path
 
 from anomgen import batch, load, tracking
@@ -25,7 +27,8 @@ from anomgen import batch, load, tracking
 def main() -> int:
     job = options()
     registered = job.model.startswith(("models:", "runs:"))
-    detector = tracking.load_model(job.model) if registered else load(job.model)
+    with redirect_stderr(io.StringIO()):  # MLflow draws a bar for every download
+        detector = tracking.load_model(job.model) if registered else load(job.model)
     summary = batch.score_files(detector, job.inputs, job.out, keep=job.keep, overwrite=job.overwrite)
     share = summary.flagged / summary.rows
     for file in summary.files:

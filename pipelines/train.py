@@ -67,7 +67,7 @@ def main(
         detector.save(out / "model", overwrite=True)
         with redirect_stderr(io.StringIO()):
             tracking.log_model(detector, registered_model_name=name, alias="champion", step=detector.n_epochs_)
-        champion = tracking.load_model(f"models:/{name}@champion")
+            champion = tracking.load_model(f"models:/{name}@champion")
         summary = batch.score_files(champion, held_out, out / "scores", keep=["label"], overwrite=True)
         quality = batch.evaluate(out / "scores", "label")
         mlflow.log_metrics({**quality, "flagged": summary.flagged, "scored_rows_per_s": summary.rows_per_s})

@@ -32,7 +32,7 @@ def shops(n: int = 600, seed: int = 0) -> pd.DataFrame:
 class TestEveryFamily:
     def test_drawn_rows_follow_their_condition(self, family: str) -> None:
         rows = shops()
-        detector = learned(family, condition="shop").fit(rows)
+        detector = learned(family, condition="shop", contamination=0.1).fit(rows)
         for shop, place in (("a", 4.0), ("b", -4.0)):
             drawn = detector.sample(400, random_state=0, condition=shop)
             assert (drawn["shop"] == shop).all()
@@ -44,7 +44,7 @@ class TestEveryFamily:
 
     def test_a_row_in_the_wrong_place_for_its_condition_scores_low(self, family: str) -> None:
         rows = shops()
-        detector = learned(family, condition="shop").fit(rows)
+        detector = learned(family, condition="shop", contamination=0.1).fit(rows)
         right = detector.score_samples(rows, condition=rows["shop"])
         wrong = detector.score_samples(rows, condition=np.where(rows["shop"] == "a", "b", "a"))
         assert (right > wrong).mean() > 0.9
@@ -82,7 +82,7 @@ class TestEveryFamily:
     def test_labels_beside_the_rows(self, family: str) -> None:
         rows = shops()
         X, y = rows[["x", "y1"]].to_numpy(), (rows["shop"] == "a").to_numpy().astype(int)
-        detector = learned(family, condition="y").fit(X, y)
+        detector = learned(family, condition="y", contamination=0.1).fit(X, y)
         assert detector.score_samples(X).shape == (600,)
         assert detector.n_features_in_ == 2
         drawn = detector.sample(300, random_state=0, condition=1)
@@ -105,7 +105,7 @@ class TestEveryFamily:
 @likely
 def test_the_sum_over_conditions_is_a_density_of_the_other_columns(family: str) -> None:
     rows = shops()
-    detector = learned(family, condition="shop", statistic="likelihood").fit(rows)
+    detector = learned(family, condition="shop", statistic="likelihood", contamination=0.1).fit(rows)
     axis = np.linspace(-14, 14, 280)
     grid = np.stack(np.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2)
     frame = pd.DataFrame({"x": grid[:, 0], "shop": "a", "y1": grid[:, 1]})

@@ -373,9 +373,9 @@ class TestOptions:
 
     def test_robust_training_leaves_out_rows_that_are_reconstructed_badly(self) -> None:
         rng = np.random.default_rng(0)
-        X = np.vstack([clusters(900), rng.uniform(-9, 9, (60, 2))])
-        plain, robust = (toy(max_epochs=60, robust=share, contamination=0.01).fit(X) for share in (0.0, 0.06))
+        X = np.vstack([clusters(900), rng.uniform(-9, 9, (150, 2))])
+        plain, robust = (toy(max_epochs=60, robust=share, contamination=0.01).fit(X) for share in (0.0, 0.15))
         stray = [
             float((np.abs(np.abs(d.sample(2000, random_state=0)) - 2) > 1.5).any(1).mean()) for d in (plain, robust)
         ]
-        assert stray[1] < stray[0]
+        assert stray[1] < 0.5 * stray[0]
