@@ -299,6 +299,13 @@ class TestPieces:
         assert detector.encoder_ is encoder
         assert np.isfinite(detector.score_samples(frame.assign(c="z"))).all()
 
+    def test_gaps_may_come_later(self, family: str) -> None:
+        X = table(600)
+        X[450:, 1] = np.nan
+        detector = toy(family).partial_fit(X[:300]).partial_fit(X[300:])
+        assert np.isfinite(detector.score_samples(X)).all()
+        assert np.isfinite(detector.sample(5)).all()
+
     def test_width_is_checked(self, family: str) -> None:
         detector = toy(family).partial_fit(table(300))
         with pytest.raises(ValueError, match="features"):

@@ -71,8 +71,9 @@ class Observation(nn.Module):
     def log_prob(self, outputs: Tensor, x: Tensor) -> Tensor:
         """Log-likelihood ``(n,)`` of columns ``(dim, n)`` given a decoder's outputs ``(width, n)``."""
         real, codes = self._parts(x)
-        there = real == real
-        standard = (real.nan_to_num(0.0) - outputs[: self.numbers]) * self.log_scale_of().neg().exp()
+        location = outputs[: self.numbers] if self.levels.at else outputs
+        log_scale = self.log_scale_of()
+        standard = (real.nan_to_num(0.0) - location) * log_scale.neg().exp()
         if self.noise == "student":
             freedom = self.freedom()
             constant = (0.5 * freedom + 0.5).lgamma() - (0.5 * freedom).lgamma() - 0.5 * (math.pi * freedom).log()
@@ -80,7 +81,7 @@ class Observation(nn.Module):
         else:
             constant = torch.full_like(self.log_scale, -0.5 * math.log(2 * math.pi))
             terms = -0.5 * standard.square()
-        total = ((terms + (constant - self.log_scale_of())) * there).sum(0)
+        total = ((terms + (constant - log_scale)) * (real == real)).sum(0)
         return total + self.levels.log_prob(outputs[self.numbers :], codes).sum(0) if self.levels.at else total
 
     def sample(self, outputs: Tensor) -> Tensor:
