@@ -139,10 +139,13 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         ValueError
             Naming the parameter, column or row that cannot be used.
         """
-        X, _ = fitting.prepare(self, X, y, None, reset=True, minimum=2)
+        return self._fit(X, y, None, X_val)
+
+    def _fit(self, X: Any, y: Any, sample_weight: Any, X_val: Any) -> Self:
+        X, weight = fitting.prepare(self, X, y, sample_weight, reset=True, minimum=2)
         held_out = None if X_val is None else validated(self, X_val, reset=False, minimum=1)
-        fitting.begin(self, X, None)
-        fitting.learn(self, X, None, held_out)
+        fitting.begin(self, X, weight)
+        fitting.learn(self, X, weight, held_out)
         return self
 
     def join_label(self, X: Any, y: Any) -> Any:

@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anomgen.detector import Detector, fitting
-from anomgen.detector.checks import validated
+from anomgen.detector import Detector
 from anomgen.generative import GenerativeModel, Space
 from anomgen.nn import check_choice, check_counts, check_number
 from anomgen.nn.normals import Normals, stacked
@@ -389,11 +388,7 @@ class KernelDetector(Detector):
         ValueError
             Naming the parameter, column or row that cannot be used.
         """
-        X, weight = fitting.prepare(self, X, y, sample_weight, reset=True, minimum=2)
-        held_out = None if X_val is None else validated(self, X_val, reset=False, minimum=1)
-        fitting.begin(self, X, weight)
-        fitting.learn(self, X, weight, held_out)
-        return self
+        return self._fit(X, y, sample_weight, X_val)
 
     def build(self, space: Space) -> Kernel:
         """Make the unfitted kernels for rows of `space`."""

@@ -54,8 +54,8 @@ class MLflowCallback(Callback):
     """Log every fit of a detector as an MLflow run.
 
     Parameters and facts are logged once, at the start; nats, learning rate, rows per second and what the model measures
-    of itself at every check, in batches; the best epoch, the threshold and whether training converged at the end. A fit that raises ends its run as FAILED, an interrupted one
-    as KILLED.
+    of itself at every check, in batches; the best epoch, the threshold and whether training converged at the end. A fit
+    that raises ends its run as FAILED, an interrupted one as KILLED.
 
     A fit inside ``mlflow.start_run()`` is logged into that run, and leaves it open. Where a fit is logged in it
     already, a nested run is made. All pieces that `partial_fit` learns from go to one run.
