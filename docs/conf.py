@@ -17,7 +17,7 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "none"
 # Written by scikit-learn onto every estimator, with references into its own manual.
 autodoc_default_options = {
-    "exclude-members": "set_fit_request, set_partial_fit_request, set_score_request",
+    "exclude-members": "set_fit_request, set_partial_fit_request, set_score_request, set_transform_request",
 }
 autosummary_generate = False
 numpydoc_class_members_toctree = False
