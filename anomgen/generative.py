@@ -10,6 +10,11 @@ from torch import Tensor, nn
 
 Objective = tuple[Iterable[nn.Parameter], Callable[[Tensor], Tensor]]
 
+PIXEL_LEVELS = 256
+"""Values that a pixel can have: 8 bits."""
+PIXEL_WIDTH = 2.0 / PIXEL_LEVELS
+"""Width of the interval around each of them in model space, where they fill [-1, 1]."""
+
 
 @dataclass(frozen=True)
 class Space:
@@ -18,12 +23,14 @@ class Space:
     Parameters
     ----------
     shape : tuple of int
-        Event shape of one encoded row: ``(d,)`` for a table.
+        Event shape of what is modelled: ``(d,)`` for a table, ``(channels, height, width)`` for images. Encoded rows
+        are flat all the same, of shape ``(n, dim)``: the shape tells networks who is whose neighbour.
     names : tuple of str
         A label for each coordinate, in order.
-    kinds : tuple of {"real", "lattice", "cell"}
+    kinds : tuple of {"real", "lattice", "cell", "pixel"}
         ``"real"``: a density lives here. ``"lattice"``: a number known up to a box of fixed width. ``"cell"``: a level
         of a discrete column, an interval of the standard normal distribution as wide as the level is frequent.
+        ``"pixel"``: one of 256 levels, the middles of equal intervals of [-1, 1].
     edges : tuple of tuple of float
         For a cell coordinate the inner edges between its levels in model space, ascending; empty for the others.
     missing : tuple of bool
@@ -60,6 +67,11 @@ class Space:
         return len(self.names)
 
     @property
+    def image(self) -> tuple[int, int, int] | None:
+        """Channels, height and width where rows are images."""
+        return (self.shape[0], self.shape[1], self.shape[2]) if len(self.shape) == 3 else None
+
+    @property
     def levels(self) -> tuple[int, ...]:
         """Levels of each cell coordinate, the one for unseen values included; 0 for the other kinds."""
         return tuple(
@@ -76,6 +88,15 @@ class Space:
         """A space of `dim` real coordinates, as standardized arrays have."""
         return cls((dim,), tuple(f"x{j}" for j in range(dim)), ("real",) * dim, ((),) * dim, (False,) * dim)
 
+    @classmethod
+    def pixels(cls, channels: int, height: int, width: int) -> Space:
+        """The space of images of one size."""
+        names = tuple(
+            f"pixel {i}, {j} of channel {c}" for c in range(channels) for i in range(height) for j in range(width)
+        )
+        dim = len(names)
+        return cls((channels, height, width), names, ("pixel",) * dim, ((),) * dim, (False,) * dim)
+
 
 @dataclass
 class Rows:
@@ -83,21 +104,40 @@ class Rows:
 
     Parameters
     ----------
-    z : Tensor of shape (n, \\*event), float32
+    z : Tensor of shape (n, dim), float32
         The rows in model space.
     log_det : Tensor of shape (n,), float64
         Log-determinant of the encoder and log-widths of its cells, in nats.
+    shape : tuple of int
+        Event shape of what is modelled of a row; ``(dim,)`` unless given.
     """
 
     z: Tensor
     log_det: Tensor
+    shape: tuple[int, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.z)
+
+    @property
+    def images(self) -> Tensor | None:
+        """The rows as images ``(n, channels, height, width)`` where they are, without their conditions."""
+        if len(self.shape) != 3:
+            return None
+        c, h, w = self.shape
+        return self.z[:, : c * h * w].reshape(-1, c, h, w)
+
+    def split(self, size: int) -> list[Rows]:
+        """The rows in parts of at most `size`."""
+        parts = zip(self.z.split(size), self.log_det.split(size), strict=True)
+        return [Rows(z, log_det, self.shape) for z, log_det in parts]
 
 
 class GenerativeModel(nn.Module):
-    """A model of encoded rows ``z`` of shape ``(n, *event)``.
+    """A model of encoded rows ``z`` of shape ``(n, dim)``; of images too, whose event shape only networks look at.
 
     A family writes :meth:`sample` and either ``log_prob`` or its own :meth:`loss`. Abilities are methods that exist or
-    do not: ``log_prob(z)``, ``log_prob_terms(z)`` of shape ``(n, *event)`` that sums to it, ``energy(z)`` (minus an
+    do not: ``log_prob(z)``, ``log_prob_terms(z)`` of shape ``(n, dim)`` that sums to it, ``energy(z)`` (minus an
     unnormalized log-density), ``reconstruct(z)``, ``features(z)``, ``realness(z)``, ``latent(z)``,
     ``sample_given(z, observed)``, ``fit_closed_form(z, weight, held_out, blur)``. Never define one that raises.
 
@@ -105,8 +145,9 @@ class GenerativeModel(nn.Module):
     """
 
     codes: ClassVar[bool] = False
-    """Whether the model receives level numbers on cell coordinates, NaN on missing ones, and returns the probability
-    mass of levels; otherwise levels arrive as points of a standard normal distribution and missing values as noise."""
+    """Whether the model receives level numbers on cell coordinates, NaN on missing ones, the middles of pixels, and
+    returns the probability mass of levels and pixels; otherwise levels arrive as points of a standard normal
+    distribution, missing values as noise, and pixels with uniform noise that fills their interval."""
     likelihood: Literal["exact", "bound", "estimate"] = "exact"
     """What ``log_prob`` is: the log-density of a normalized model, a lower bound of one, or an estimate."""
     universal: bool = False
@@ -117,11 +158,15 @@ class GenerativeModel(nn.Module):
     """Whether :meth:`monitor` on held-out rows decides which weights are kept and when training stops."""
     passes: int = 1
     """Rows the networks see for each row scored, such as draws of a latent; keeps the tiles of scoring in cache."""
+    work: int = 0
+    """Multiplications for a row in one pass of the networks, where they are more than the parameters; 0 otherwise."""
+    rate: float = 1.0
+    """Factor on the learning rate that suits the networks."""
     sized_by_data: tuple[str, ...] = ()
     """Buffers, by their name in the state, whose shape the training rows decide; loading takes theirs from the file."""
 
     def sample(self, n: int) -> Tensor:
-        """Draw `n` rows of shape ``(n, *event)`` with torch's current generator.
+        """Draw `n` rows of shape ``(n, dim)`` with torch's current generator.
 
         A model of a space with conditions takes a second argument, the conditions of the rows, shape ``(n, k)``.
         """
