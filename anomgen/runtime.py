@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 TILE_WORK = 1e8
-"""Parameters times rows of a tile on a CPU: small networks take higher tiles, which hides the cost of many calls."""
+"""Multiplications in a tile on a CPU: small networks take higher tiles, which hides the cost of many calls."""
+IMAGE_TILE = 32
+"""Rows a tile at least where networks convolve: their activations, not their weights, have to fit the cache."""
 GPU_TILE = 8192
 SAMPLE_TILE = 1024
 
@@ -125,11 +127,15 @@ def map_rows(
     return np.asarray(torch.cat([tile for tiles in done for tile in tiles])[:n].cpu().numpy())
 
 
-def tile_height(parameters: int, device: torch.device) -> int:
-    """Rows a tile for a model of so many parameters: a power of two from 256 to 2,048 on a CPU, 8,192 on a GPU."""
+def tile_height(parameters: int, device: torch.device, work: int = 0) -> int:
+    """Rows a tile for a model of so many parameters: a power of two from 256 to 2,048 on a CPU, 8,192 on a GPU.
+
+    Where networks convolve, `work` is their multiplications a row, and tiles have at least 32 rows, 512 on a GPU.
+    """
     if device.type != "cpu":
-        return GPU_TILE
-    return int(np.clip(2 ** math.floor(math.log2(TILE_WORK / max(parameters, 1))), 256, 2048))
+        return GPU_TILE // 16 if work else GPU_TILE
+    height = 2 ** math.floor(math.log2(TILE_WORK / max(parameters, work, 1)))
+    return int(np.clip(height, IMAGE_TILE if work else 256, 2048))
 
 
 def _tile(column: Tensor, start: int, height: int) -> Tensor:
@@ -149,20 +155,21 @@ def sample_rows(
     device: torch.device,
     start: int = 0,
     given: Tensor | None = None,
+    height: int = SAMPLE_TILE,
 ) -> Tensor:
-    """Rows ``start .. start + n`` of the endless sequence that `seed` defines, drawn in tiles of 1,024.
+    """Rows ``start .. start + n`` of the endless sequence that `seed` defines, drawn in tiles of `height`.
 
     Every tile is seeded by ``(seed, tile number)``, so any way of cutting the sequence gives the same rows. Where
     conditions are `given`, one for each of the `n` rows, `sample` gets those of its tile as a second argument.
     """
-    first, last = start // SAMPLE_TILE, -(-(start + n) // SAMPLE_TILE)
+    first, last = start // height, -(-(start + n) // height)
     tiles = []
     if given is not None:
-        before = given[:1].expand(start - first * SAMPLE_TILE, -1)
+        before = given[:1].expand(start - first * height, -1)
         given = torch.cat([before, given])
     with threads(1), torch.no_grad():
         for number in range(first, max(last, first + 1)):
-            some = () if given is None else (_tile(given, (number - first) * SAMPLE_TILE, SAMPLE_TILE).to(device),)
+            some = () if given is None else (_tile(given, (number - first) * height, height).to(device),)
             with seeded(seed, number, device=device):
-                tiles.append(sample(SAMPLE_TILE, *some).cpu())
-    return torch.cat(tiles)[start - first * SAMPLE_TILE :][:n]
+                tiles.append(sample(height, *some).cpu())
+    return torch.cat(tiles)[start - first * height :][:n]

@@ -17,8 +17,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from anomgen import calibrate, persist, runtime
 from anomgen.detector import fitting, state
-from anomgen.detector.checks import validated
-from anomgen.encode import JointEncoder, TableEncoder
+from anomgen.detector.checks import takes_images, validated
+from anomgen.encode import ImageEncoder, JointEncoder, TableEncoder
 from anomgen.generative import GenerativeModel, Space
 from anomgen.statistic import Statistic, make_statistic
 from anomgen.train import Callback
@@ -39,8 +39,8 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     Parameters
     ----------
     statistic : str or Statistic, default="auto"
-        What a row is scored by: ``"likelihood"``, ``"typicality"`` or an instance. ``"auto"`` is the family's own
-        choice, the likelihood for tables.
+        What a row is scored by: a name of :data:`anomgen.statistic.STATISTICS` or an instance. ``"auto"`` is the
+        family's own choice, the likelihood for most on tables, and ``"dose"`` on images, where likelihoods mislead.
     contamination : float or "auto", default="auto"
         Share of the training rows that `predict` flags, in (0, 0.5]. ``"auto"`` is 1 % of rows that did not train, for
         a model scores the rows it learned from higher than others: of the held-out rows where there are 300 of them;
@@ -51,8 +51,17 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         ``"lattice"``, ``"continuous"``, ``"heavy-tailed"``, ``"categorical"`` or ``"datetime"``.
     exclude : sequence of columns, default=()
         Columns that the model never sees.
+    image_shape : tuple of int, optional
+        Shape of one image, ``(height, width)`` or with channels first or last, for images that come as flat rows.
+        Arrays of three or four axes, lists of images and sources need none.
+    image_size : int or (height, width), optional
+        Resize images to this size, in training and in scoring; by default all must have one size.
+    pixel_range : (low, high) or "auto", default="auto"
+        Pixel values of black and white; ``"auto"`` follows from their type, or from the training pixels. Pixels are
+        rounded to 256 levels between them.
     noise : float or "auto", default="auto"
-        Standard deviation of the Gaussian training noise on numbers, in standard deviations of the column. ``"auto"``
+        Standard deviation of the Gaussian training noise on numbers, in standard deviations of the column; pixels get
+        none but the uniform noise within their level. ``"auto"``
         is ``0.25 (n / 1000)^(-1/4)`` for n rows, between 0.05 and 0.5: like a kernel's bandwidth it falls with n.
     robust : float, default=0.0
         Share of the training rows left out as they are found unlikely, in [0, 0.5), for data that holds anomalies. It
@@ -72,7 +81,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     Attributes
     ----------
     model_ : GenerativeModel
-    encoder_ : TableEncoder
+    encoder_ : TableEncoder, ImageEncoder or JointEncoder
     statistic_ : Statistic
     offset_ : float
         Threshold of `predict` on `score_samples`.
@@ -94,11 +103,15 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     """
 
     default_statistic: ClassVar[str] = "likelihood"
+    image_statistic: ClassVar[str] = "dose"
 
     statistic: str | Statistic = "auto"
     contamination: float | Auto = "auto"
     kinds: Mapping[Any, str] | None = None
     exclude: tuple[Any, ...] = ()
+    image_shape: tuple[int, ...] | None = None
+    image_size: int | tuple[int, int] | None = None
+    pixel_range: tuple[float, float] | Auto = "auto"
     noise: float | Auto = "auto"
     robust: float = 0.0
     validation_fraction: float = 0.1
@@ -128,8 +141,10 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
         Parameters
         ----------
-        X : frame or array of shape (n, p)
-            Rows taken for normal. Frames may hold numbers, booleans, dates, text levels and missing values.
+        X : frame or array of shape (n, p), or images
+            Rows taken for normal. Frames may hold numbers, booleans, dates, text levels and missing values. Images are
+            an array of shape ``(n, h, w)``, ``(n, h, w, c)`` or ``(n, c, h, w)``, a list of arrays, a source, or flat
+            rows with `image_shape`.
         y : ignored
         X_val : frame or array, optional
             Rows to hold out; by default a share of `X`.
@@ -152,9 +167,18 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         """Rows with what of `y` the model uses; here nothing."""
         return X
 
-    def make_encoder(self) -> TableEncoder | JointEncoder:
-        """The unfitted encoder of rows."""
-        return TableEncoder(self.kinds, self.exclude)
+    def make_encoder(self, X: Any) -> TableEncoder | ImageEncoder | JointEncoder:
+        """The unfitted encoder of rows like `X`."""
+        if not takes_images(self, X, True):
+            return TableEncoder(self.kinds, self.exclude)
+        given = [name for name in ("kinds", "exclude") if getattr(self, name)]
+        if given:
+            raise ValueError(f"{given[0]}= is about the columns of a table; images have none, so leave it out")
+        return ImageEncoder(self.image_shape, self.image_size, self.pixel_range)
+
+    def usual_statistic(self) -> str:
+        """Name of the statistic that ``"auto"`` stands for, once the encoder knows what rows are."""
+        return self.image_statistic if self.encoder_.container_ == "images" else self.default_statistic
 
     def _absorb(self) -> None:
         """Bring the model up to date; every public method that needs one calls it first."""
@@ -293,7 +317,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         super().__setstate__(held)
         if arrays:
             self.model_ = state.build_model(self)
-            self.statistic_ = make_statistic(self.statistic, self.default_statistic)
+            self.statistic_ = make_statistic(self.statistic, self.usual_statistic())
             state.load_arrays(self.model_, arrays["model_"])
             state.load_arrays(self.statistic_, arrays["statistic_"])
 
@@ -312,7 +336,11 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _map_frame(self, X: Any, statistic: Statistic | None) -> Array:
         X = validated(self, X, reset=False, minimum=1)
-        return fitting.score_encoded(self, self.encoder_.encode(X, codes=self.model_.codes), statistic)
+        scores = [
+            fitting.map_encoded(self, self.model_, self.encoder_.encode(part, codes=self.model_.codes), statistic)
+            for part in fitting.pieces(self, X)
+        ]
+        return np.concatenate(scores)
 
     def _drawing(self, n_samples: int, random_state: Any) -> tuple[int, int]:
         """How many rows to draw, and the seed of the sequence they begin."""
@@ -324,5 +352,6 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     def _decoded(self, n: int, seed: int, given: NDArray[np.float32] | None = None) -> Any:
         conditions = None if given is None else torch.from_numpy(given)
         device = fitting.device_of(self.model_)
-        z = runtime.sample_rows(self.model_.sample, n, seed=seed, device=device, given=conditions)
+        height = runtime.IMAGE_TILE if self.model_.work else runtime.SAMPLE_TILE
+        z = runtime.sample_rows(self.model_.sample, n, seed=seed, device=device, given=conditions, height=height)
         return self.encoder_.decode(z.numpy(), self.model_.codes)

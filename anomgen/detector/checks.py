@@ -11,7 +11,12 @@ import numpy as np
 import pandas as pd
 from sklearn.utils.validation import validate_data
 
+from anomgen.encode import Labelled, is_images
 from anomgen.encode.frame import to_frame
+from anomgen.encode.image import as_array
+
+DIGESTED = 1024
+"""Images of a source read at a time."""
 
 
 def _number(low: float, high: float, *, above: bool = False) -> Callable[[Any], bool]:
@@ -20,6 +25,16 @@ def _number(low: float, high: float, *, above: bool = False) -> Callable[[Any], 
         return real and (low < value if above else low <= value) and value <= high
 
     return allowed
+
+
+def _sides(value: Any, least: int, most: int) -> bool:
+    listed = list(value) if isinstance(value, list | tuple) else []
+    whole = all(isinstance(side, Integral) and int(side) >= 1 for side in listed)
+    return least <= len(listed) <= most and whole
+
+
+def _two_numbers(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 2 and bool(value[0] < value[1])
 
 
 def _count_or_auto(value: Any) -> bool:
@@ -35,6 +50,12 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "exclude": (lambda v: not isinstance(v, str) and hasattr(v, "__iter__"), "a sequence of columns"),
     "condition": (lambda v: isinstance(v, str | int) or hasattr(v, "__iter__"), "a column, or a sequence of columns"),
     "noise": (lambda v: v == "auto" if isinstance(v, str) else _number(0, 10)(v), "'auto' or a number in [0, 10]"),
+    "image_shape": (lambda v: v is None or _sides(v, 2, 3), "None, (height, width) or these with channels"),
+    "image_size": (
+        lambda v: v is None or (isinstance(v, Integral) and int(v) >= 1) or _sides(v, 2, 2),
+        "None, a positive integer or (height, width)",
+    ),
+    "pixel_range": (lambda v: v == "auto" if isinstance(v, str) else _two_numbers(v), "'auto' or (low, high)"),
     "robust": (lambda v: _number(0, 0.5)(v) and v < 0.5, "a share in [0, 0.5)"),
     "max_epochs": (_count_or_auto, "'auto' or a positive integer"),
     "batch_size": (_count_or_auto, "'auto' or a positive integer"),
@@ -65,13 +86,15 @@ def check_parameters(name: str, parameters: Mapping[str, Any]) -> None:
 
 
 def validated(detector: Any, x: Any, *, reset: bool, minimum: int) -> Any:
-    """Rows checked as scikit-learn does: a pandas frame for anything with columns, else a numeric array.
+    """Rows checked as scikit-learn does: a pandas frame for anything with columns, else a numeric array, or images.
 
     Raises
     ------
     ValueError
         For wrong widths, wrong column names, too few rows.
     """
+    if takes_images(detector, x, reset):
+        return _validated_images(detector, x, reset, minimum)
     frame = to_frame(x)
     if frame is None:
         return validate_data(
@@ -95,6 +118,26 @@ def validated(detector: Any, x: Any, *, reset: bool, minimum: int) -> Any:
     return frame
 
 
+def takes_images(detector: Any, x: Any, reset: bool) -> bool:
+    """Whether rows are to be read as images: those of a new fit, or of a detector that was fitted on images."""
+    if reset:
+        return detector.image_shape is not None or is_images(x)
+    return hasattr(detector, "encoder_") and detector.encoder_.container_ == "images"
+
+
+def _validated_images(detector: Any, x: Any, reset: bool, minimum: int) -> Any:
+    """Images as one array, or the source that reads them; the encoder checks their shapes and values."""
+    images = x if getattr(x, "is_image_source", False) else as_array(x)
+    if len(images) < minimum:
+        name = type(detector).__name__
+        raise ValueError(f"Found {len(images)} sample(s) while a minimum of {minimum} images is required by {name}")
+    if reset:
+        detector.n_features_in_ = int(np.prod(as_array(images[:1]).shape[1:]))
+        if hasattr(detector, "feature_names_in_"):
+            del detector.feature_names_in_
+    return images
+
+
 def _check_names(detector: Any, frame: pd.DataFrame) -> None:
     """Name exactly which columns are missing or new, which scikit-learn's own message lists only in part."""
     known = getattr(detector, "feature_names_in_", None)
@@ -111,9 +154,15 @@ def _check_names(detector: Any, frame: pd.DataFrame) -> None:
 
 def data_digest(x: Any) -> str:
     """The sha256 of rows, whatever their container: of their bytes, or of pandas' row hashes."""
+    if isinstance(x, Labelled):
+        return hashlib.sha256((data_digest(x.images) + data_digest(x.labels)).encode()).hexdigest()
+    if getattr(x, "is_image_source", False):
+        parts = [data_digest(x[start : start + DIGESTED]) for start in range(0, len(x), DIGESTED)]
+        return hashlib.sha256("".join(parts).encode()).hexdigest()
     if isinstance(x, pd.DataFrame):
         names = ",".join(map(str, x.columns)).encode()
         hashed = pd.util.hash_pandas_object(x.astype({c: str for c in x if x[c].dtype == object}), index=False)
         return hashlib.sha256(names + hashed.to_numpy().tobytes()).hexdigest()
     shape = f"{x.dtype}{x.shape}".encode()
-    return hashlib.sha256(shape + np.ascontiguousarray(x).tobytes()).hexdigest()
+    plain = x.astype(str) if x.dtype == object else x
+    return hashlib.sha256(shape + np.ascontiguousarray(plain).tobytes()).hexdigest()

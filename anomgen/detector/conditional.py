@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from anomgen import runtime
 from anomgen.detector import fitting
-from anomgen.detector.checks import validated
+from anomgen.detector.checks import takes_images, validated
 from anomgen.detector.trained import TrainedDetector
-from anomgen.encode import JointEncoder, TableEncoder
+from anomgen.encode import ImageEncoder, JointEncoder, Labelled, TableEncoder
 from anomgen.encode.frame import to_frame
 
 Array = NDArray[np.float64]
@@ -71,8 +71,13 @@ class ConditionalDetector(TrainedDetector):
             return super().score_samples(X)
         self._absorb()
         X = validated(self, X, reset=False, minimum=1)
-        rows = self.encoder_.encode(X, codes=self.model_.codes, given=self._given(condition, len(X)))
-        return fitting.map_encoded(self, self.model_, rows, self.statistic_, given=True)
+        given, scores, done = self._given(condition, len(X)), [], 0
+        for part in fitting.pieces(self, X):
+            known = given.iloc[done : done + len(part)].reset_index(drop=True)
+            rows = self.encoder_.encode(part, codes=self.model_.codes, given=known)
+            scores.append(fitting.map_encoded(self, self.model_, rows, self.statistic_, given=True))
+            done += len(part)
+        return np.concatenate(scores)
 
     def sample(self, n_samples: int = 1, random_state: Any = None, *, condition: Any = None) -> Any:
         """Draw new rows from the fitted model, laid out as the training rows were.
@@ -98,7 +103,7 @@ class ConditionalDetector(TrainedDetector):
         """
         self._absorb()
         encoder = self.encoder_
-        if isinstance(encoder, TableEncoder):
+        if not isinstance(encoder, JointEncoder):
             if condition is not None:
                 self._given(condition, n_samples)
             return super().sample(n_samples, random_state)
@@ -117,6 +122,8 @@ class ConditionalDetector(TrainedDetector):
             return X
         if y is None:
             raise ValueError(f"condition={self.condition!r} needs labels: call fit(X, y), with X_val=(X, y) if given")
+        if takes_images(self, X, True):
+            return Labelled(X, np.asarray(y).ravel())
         labels = pd.Series(np.asarray(y) if to_frame(y) is None else np.asarray(y).ravel())
         if len(labels) != len(X):
             raise ValueError(f"X has {len(X)} rows but y has {len(labels)}")
@@ -126,11 +133,15 @@ class ConditionalDetector(TrainedDetector):
         frame[LABEL] = labels.to_numpy()
         return frame
 
-    def make_encoder(self) -> TableEncoder | JointEncoder:
-        """The unfitted encoder of rows and of their conditions."""
+    def make_encoder(self, X: Any) -> TableEncoder | ImageEncoder | JointEncoder:
+        """The unfitted encoder of rows like `X` and of their conditions."""
         names = self._condition_names()
         if not names:
-            return super().make_encoder()
+            return super().make_encoder(X)
+        if isinstance(X, Labelled):
+            images = super().make_encoder(X.images)
+            assert isinstance(images, ImageEncoder)
+            return JointEncoder(None, (), names, LABEL, images=images)
         label = LABEL if LABEL in names and self._beside else None
         return JointEncoder(self.kinds, self.exclude, names, label, self._labelled_array)
 
@@ -138,6 +149,9 @@ class ConditionalDetector(TrainedDetector):
         return (self.condition,) if isinstance(self.condition, str | int) else tuple(self.condition)
 
     def _label(self, X: Any) -> str | None:
+        names = self._condition_names()
+        if names and takes_images(self, X, True) and names != (LABEL,):
+            raise ValueError(f"condition={self.condition!r}: images have no columns; only condition='y' can be given")
         frame = to_frame(X)
         self._beside = LABEL in self._condition_names() and (frame is None or LABEL not in frame.columns)
         return LABEL if self._beside else None

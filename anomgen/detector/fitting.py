@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Iterator
 from dataclasses import fields
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from anomgen import calibrate, runtime
 from anomgen.detector import state
 from anomgen.detector.checks import check_parameters, data_digest, validated
 from anomgen.detector.stream import Stream
-from anomgen.encode import Encoded, JointEncoder
+from anomgen.encode import Encoded, ImageEncoder, JointEncoder
 from anomgen.generative import GenerativeModel, Rows, Space
 from anomgen.statistic import MAX_ROWS, Statistic, check_abilities, log_likelihood, make_statistic
 from anomgen.train import Run, Trainer, usual_noise
@@ -36,6 +37,8 @@ MIN_HELD_OUT = 100
 """Held-out rows below which there is no early stop: their mean says too little, and the rows teach more than it."""
 MIN_JUDGES = 300
 """Held-out rows from which ``contamination="auto"`` reads the threshold: three of them lie below the 1 % quantile."""
+PIECE = 4096
+"""Images encoded and scored at a time."""
 FOLDS = 3
 """Auxiliary models for the threshold of a table too short to hold rows out."""
 MIN_FOLDED = 30
@@ -67,8 +70,8 @@ def begin(detector: Detector, X: Any, weight: Array | None) -> None:
     if len(X) < 2:
         raise ValueError(f"{type(detector).__name__} cannot learn from 1 sample; give it more rows")
     detector.seed_ = int(check_random_state(detector.random_state).randint(2**31 - 1))
-    detector.statistic_ = make_statistic(detector.statistic, detector.default_statistic)
-    detector.encoder_ = detector.make_encoder().fit(X, weight)
+    detector.encoder_ = detector.make_encoder(X).fit(X, weight)
+    detector.statistic_ = make_statistic(detector.statistic, detector.usual_statistic())
     detector.model_ = state.build_model(detector)
     detector.history_ = []
     check_abilities(detector.statistic_, detector.model_)
@@ -122,9 +125,13 @@ def device_of(model: torch.nn.Module) -> torch.device:
     return torch.device("cpu") if first is None else first.device
 
 
-def score_encoded(detector: Detector, rows: Encoded, statistic: Statistic | None) -> Array:
-    """Scores of encoded rows under a statistic, or their log-likelihoods."""
-    return map_encoded(detector, detector.model_, rows, statistic)
+def pieces(detector: Detector, X: Any) -> Iterator[Any]:
+    """Rows as they are encoded and scored at a time: tables whole, images in pieces.
+
+    Pixels in model space take four times the memory of bytes.
+    """
+    height = PIECE if detector.encoder_.container_ == "images" else max(len(X), 1)
+    return (X[start : start + height] if height < len(X) else X for start in range(0, len(X), height))
 
 
 def map_encoded(
@@ -137,12 +144,13 @@ def map_encoded(
     """
     device = device_of(model)
     encoder = detector.encoder_
+    rows, shape = settled(detector, rows), event_shape(detector)
     summed = isinstance(encoder, JointEncoder) and not given
     bank = torch.from_numpy(encoder.bank_).to(device) if summed else None
     shares = torch.from_numpy(np.log(encoder.shares_)).to(device) if summed else None
 
     def score_one(z: Tensor, log_det: Tensor) -> Tensor:
-        part = Rows(z, log_det)
+        part = Rows(z, log_det, shape)
         return log_likelihood(model, part) if statistic is None else statistic(model, part)
 
     def score(z: Tensor, log_det: Tensor) -> Tensor:
@@ -155,7 +163,8 @@ def map_encoded(
     columns = (torch.from_numpy(rows.z), torch.from_numpy(rows.log_det))
     gradient = statistic is not None and statistic.gradient
     held = chain(model.state_dict().values(), () if statistic is None else statistic.state_dict().values())
-    height = runtime.tile_height(model.passes * sum(tensor.numel() for tensor in held), device)
+    size = model.passes * sum(tensor.numel() for tensor in held)
+    height = runtime.tile_height(size, device, model.passes * model.work)
     with runtime.compiling(detector.get_params(deep=False).get("compile", False)):
         return runtime.map_rows(score, columns, device=device, height=height, gradient=gradient)
 
@@ -183,7 +192,7 @@ def _folded_scores(detector: Detector, rows: Encoded, weight: Array | None) -> A
         rest = np.setdiff1d(order, fold)
         model, statistic = state.build_model(detector), copy.deepcopy(detector.statistic_)
         trainer.fit(model, space, rows.take(rest), weight=None if weight is None else weight[rest], watched=False)
-        train = _rows(model, rows.take(rest))
+        train = _rows(detector, model, rows.take(rest))
         statistic.to(device_of(model)).fit(model, train, train)
         scores[fold] = map_encoded(detector, model, rows.take(fold), statistic)
     return scores
@@ -244,20 +253,39 @@ def _conclude(detector: Detector, train: Encoded, held_out: Encoded, scored: Enc
     """Fit the statistic, then set the threshold from the scores of `scored`, or from more honest ones."""
     model, statistic = detector.model_, detector.statistic_
     statistic.to(device_of(model))
-    statistic.fit(model, _rows(model, held_out), _rows(model, train))
-    scores = score_encoded(detector, scored, statistic)
+    statistic.fit(model, _rows(detector, model, held_out), _rows(detector, model, train))
+    scores = map_encoded(detector, model, scored, statistic)
     detector.score_quantiles_ = calibrate.quantiles(scores)
     # A model scores the rows it learned from higher than others; a share asked for in numbers is of the training rows,
     # as in scikit-learn.
     if folded is not None:
         scores = folded
     elif detector.contamination == "auto" and held_out is not train and len(held_out) >= MIN_JUDGES:
-        scores = score_encoded(detector, held_out, statistic)
+        scores = map_encoded(detector, model, held_out, statistic)
     detector.offset_ = calibrate.threshold(scores, detector.contamination)
 
 
-def _rows(model: GenerativeModel, rows: Encoded) -> Rows:
+def event_shape(detector: Detector) -> tuple[int, ...]:
+    """Shape of what is modelled of a row."""
+    encoder = detector.encoder_
+    images = encoder.rows_ if isinstance(encoder, JointEncoder) else encoder
+    return images.shape_ if isinstance(images, ImageEncoder) else (encoder.dim,)
+
+
+def settled(detector: Detector, rows: Encoded) -> Encoded:
+    """Rows encoded for training as scoring encodes them: pixels with the noise that is fixed."""
+    encoder = detector.encoder_
+    images = encoder.rows_ if isinstance(encoder, JointEncoder) else encoder
+    if not rows.box or not isinstance(images, ImageEncoder):
+        return rows
+    z = rows.z.copy()
+    z[:, : images.dim] += images.noise
+    return Encoded(z, rows.log_det, z, z)
+
+
+def _rows(detector: Detector, model: GenerativeModel, rows: Encoded) -> Rows:
     """At most ``MAX_ROWS`` rows, evenly spread, on the model's device."""
     kept = np.linspace(0, len(rows) - 1, min(len(rows), MAX_ROWS)).astype(np.int64)
-    device = device_of(model)
-    return Rows(torch.from_numpy(rows.z[kept]).to(device), torch.from_numpy(rows.log_det[kept]).to(device))
+    some, device = settled(detector, rows.take(kept)), device_of(model)
+    z, log_det = torch.from_numpy(some.z).to(device), torch.from_numpy(some.log_det).to(device)
+    return Rows(z, log_det, event_shape(detector))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from anomgen.encode import Encoded
+from anomgen.encode import Encoded, Labelled
+from anomgen.encode.image import as_array
 
 FIRST = 256
 """Rows gathered before the encoder is frozen."""
@@ -42,8 +44,7 @@ class Stream:
         """All waiting rows in the order they came, and their weights."""
         pieces, weights = zip(*self.waiting, strict=True)
         self.waiting = []
-        framed = isinstance(pieces[0], pd.DataFrame)
-        return (pd.concat(pieces, ignore_index=True) if framed else np.concatenate(pieces)), np.concatenate(weights)
+        return _together(pieces), np.concatenate(weights)
 
     def split(self, n: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Positions that train and positions that are held out among `n` new rows."""
@@ -75,9 +76,18 @@ class Stream:
         return int(np.clip(STEPS_A_PIECE * batch // max(n, 1), 1, 10))
 
 
+def _together(pieces: Sequence[Any]) -> Any:
+    if isinstance(pieces[0], pd.DataFrame):
+        return pd.concat(pieces, ignore_index=True)
+    if isinstance(pieces[0], Labelled):
+        labels = np.concatenate([piece.labels for piece in pieces])
+        return Labelled(_together([piece.images for piece in pieces]), labels)
+    return np.concatenate([as_array(piece[:]) for piece in pieces])
+
+
 def _join(a: Encoded, b: Encoded) -> Encoded:
     z = np.concatenate([a.z, b.z])
     log_det = np.concatenate([a.log_det, b.log_det])
     if a.low is a.z and b.low is b.z:
-        return Encoded(z, log_det, z, z)
+        return Encoded(z, log_det, z, z, a.box)
     return Encoded(z, log_det, np.concatenate([a.low, b.low]), np.concatenate([a.high, b.high]))

@@ -1,8 +1,19 @@
-"""Columns of a table to and from model space, with the log-determinant. Numpy, scipy and pandas only."""
+"""Columns of a table, and images, to and from model space, with the log-determinant. No torch, no scikit-learn."""
 
 from anomgen.encode.columns import KINDS, Column
-from anomgen.encode.joint import JointEncoder, encoder_from_state
+from anomgen.encode.image import ImageEncoder, is_images
+from anomgen.encode.joint import JointEncoder, Labelled, encoder_from_state
 from anomgen.encode.rows import Encoded
 from anomgen.encode.table import TableEncoder
 
-__all__ = ["KINDS", "Column", "Encoded", "JointEncoder", "TableEncoder", "encoder_from_state"]
+__all__ = [
+    "KINDS",
+    "Column",
+    "Encoded",
+    "ImageEncoder",
+    "JointEncoder",
+    "Labelled",
+    "TableEncoder",
+    "encoder_from_state",
+    "is_images",
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from anomgen.encode.columns import Column
 from anomgen.encode.frame import Dtype, Name, to_frame
+from anomgen.encode.image import ImageEncoder
 from anomgen.encode.rows import Encoded
 from anomgen.encode.table import TableEncoder
 
@@ -22,8 +24,22 @@ MAX_CONDITIONS = 64
 """Combinations of conditions that a likelihood is summed over at most; of more, as many training rows stand for all."""
 
 
+@dataclass(frozen=True)
+class Labelled:
+    """Images beside their labels; indexing takes both."""
+
+    images: Any
+    labels: NDArray[Any]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, rows: Any) -> Labelled:
+        return Labelled(self.images[rows], self.labels[rows])
+
+
 class JointEncoder:
-    """Encode rows by one table encoder and their conditions by another; conditions are the last coordinates.
+    """Encode rows by one encoder and their conditions by another; conditions are the last coordinates.
 
     Levels of conditions become their numbers, numbers are standardized; neither costs nats.
 
@@ -37,9 +53,11 @@ class JointEncoder:
         The one among `condition` that is no column of the rows but comes beside them.
     array : bool
         Whether rows that come as a frame with a label are an array without it.
+    images : ImageEncoder, optional
+        The unfitted encoder of the rows where they are images; `label` is then the only condition.
     """
 
-    rows_: TableEncoder
+    rows_: TableEncoder | ImageEncoder
     given_: TableEncoder
     bank_: NDArray[np.float32]
     shares_: Array
@@ -51,7 +69,9 @@ class JointEncoder:
         condition: Sequence[Any],
         label: str | None = None,
         array: bool = False,
+        images: ImageEncoder | None = None,
     ) -> None:
+        self.images = images
         self.kinds, self.exclude, self.condition = dict(kinds or {}), tuple(exclude), tuple(condition)
         self.label, self.array = label, array
 
@@ -72,7 +92,8 @@ class JointEncoder:
                 )
         columns = tuple(name for name in self.condition if name != self.label)
         kinds = {name: kind for name, kind in self.kinds.items() if name not in self.condition}
-        self.rows_ = TableEncoder(kinds, (*self.exclude, *columns)).fit(own, weight)
+        rows = self.images or TableEncoder(kinds, (*self.exclude, *columns))
+        self.rows_ = rows.fit(own, weight)
         wanted = {name: self._kind(given[name]) for name in given}
         self.given_ = TableEncoder({name: kind for name, kind in wanted.items() if kind is not None})
         self.given_.fit(given, weight)
@@ -119,7 +140,8 @@ class JointEncoder:
         own, given = self.rows_.layout(), self.given_.layout()
         both = {key: own[key] + given[key] for key in own if key != "shape"}
         condition = (False,) * self.rows_.dim + (True,) * self.given_.dim
-        return {"shape": (self.dim,), **both, "condition": condition}
+        shape = own["shape"] if isinstance(self.rows_, ImageEncoder) else (self.dim,)
+        return {**both, "shape": shape, "condition": condition}
 
     def encode(self, x: Any, cells: bool = False, codes: bool = False, given: pd.DataFrame | None = None) -> Encoded:
         """Encode rows, as :meth:`TableEncoder.encode`.
@@ -138,7 +160,7 @@ class JointEncoder:
         places = np.repeat(self.bank_[:1], len(own), axis=0) if given is None else self.encode_given(given)
         z = np.hstack([own.z, places])
         if own.low is own.z:
-            return Encoded(z, own.log_det, z, z)
+            return Encoded(z, own.log_det, z, z, own.box)
         return Encoded(z, own.log_det, np.hstack([own.low, places]), np.hstack([own.high, places]))
 
     def encode_given(self, given: pd.DataFrame) -> NDArray[np.float32]:
@@ -201,7 +223,9 @@ class JointEncoder:
     def from_state(cls, state: Mapping[str, Any]) -> JointEncoder:
         """The encoder that :meth:`state` described."""
         encoder = cls(dict(state["kinds"]), state["exclude"], state["condition"], state["label"], state["array"])
-        encoder.rows_ = TableEncoder.from_state(state["rows"])
+        rows = encoder_from_state(state["rows"])
+        assert not isinstance(rows, JointEncoder)
+        encoder.rows_ = rows
         encoder.given_ = TableEncoder.from_state(state["given"])
         encoder.bank_ = np.array(state["bank"], dtype=np.float32)
         encoder.shares_ = np.array(state["shares"], dtype=np.float64)
@@ -209,6 +233,8 @@ class JointEncoder:
 
     def _parts(self, x: Any) -> tuple[Any, pd.DataFrame]:
         """Rows without a label beside them, and their conditions as a frame."""
+        if isinstance(x, Labelled):
+            return x.images, pd.DataFrame({self.label: x.labels})
         frame = to_frame(x)
         columns: list[Name] = list(range(x.shape[1])) if frame is None else list(frame.columns)
         unknown = [name for name in self.condition if name not in columns]
@@ -223,6 +249,8 @@ class JointEncoder:
         return (own.to_numpy() if self.array else own), given
 
 
-def encoder_from_state(state: Mapping[str, Any]) -> TableEncoder | JointEncoder:
+def encoder_from_state(state: Mapping[str, Any]) -> TableEncoder | ImageEncoder | JointEncoder:
     """The encoder that `state` describes, whichever it is."""
+    if "image" in state:
+        return ImageEncoder.from_state(state)
     return JointEncoder.from_state(state) if "given" in state else TableEncoder.from_state(state)

@@ -42,12 +42,16 @@ class Encoded:
     low, high : float32 ndarray of shape (n, d)
         Bounds of the interval each coordinate is known up to, in model space for numbers and in probability for cells
         of the normal distribution; ``-inf`` and ``inf`` for a missing value. The same array as `z` where exact.
+    box : float
+        Width of the interval around `z` that every coordinate is known up to, where it is the same for all of them, as
+        for pixels; 0 otherwise.
     """
 
     z: NDArray[np.float32]
     log_det: Array
     low: NDArray[np.float32]
     high: NDArray[np.float32]
+    box: float = 0.0
 
     def __len__(self) -> int:
         return len(self.z)
@@ -56,7 +60,8 @@ class Encoded:
         """The given rows."""
         exact = self.low is self.z
         z = self.z[rows]
-        return Encoded(z, self.log_det[rows], z if exact else self.low[rows], z if exact else self.high[rows])
+        low, high = (z, z) if exact else (self.low[rows], self.high[rows])
+        return Encoded(z, self.log_det[rows], low, high, self.box)
 
 
 def allocate(encoder: TableEncoder, n: int, cells: bool) -> Encoded:

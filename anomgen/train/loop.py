@@ -72,6 +72,11 @@ class Loop:
         self.given = weight
         self.fixed = self._fix_noise(self.rows) if trainer.robust else None
 
+    @property
+    def rate(self) -> float:
+        """Peak learning rate as it is now."""
+        return self.trainer.learning_rate * self.run.model.rate * self.scale
+
     def go(self, watchers: list[Callback]) -> None:
         """Train until the schedule ends or something stops it, and load the weights worth keeping."""
         every = max(1, STEPS_BETWEEN_CHECKS // self.plan.batches)
@@ -123,7 +128,7 @@ class Loop:
 
     def _step(self, key: int, objective: Any, z: Tensor, weight: Tensor | None) -> Tensor:
         flat, optimizer = self.flats[key], self.optimizers[key]
-        rate = self.trainer.learning_rate * self.scale * self.plan.rate(self.step)
+        rate = self.rate * self.plan.rate(self.step)
         assert flat.vector.grad is not None
         flat.vector.grad.zero_()
         with self._autocast():
@@ -145,7 +150,7 @@ class Loop:
             "epoch": epoch,
             "step": self.step,
             self.names[0]: self.log_det - float(loss) if nats else float(loss),
-            "learning_rate": self.trainer.learning_rate * self.scale * self.plan.rate(self.step - 1),
+            "learning_rate": self.rate * self.plan.rate(self.step - 1),
             "rows_per_s": epoch * len(self.rows) / seconds,
             "seconds": seconds,
         }
@@ -229,7 +234,7 @@ class Loop:
 def losses_of(model: GenerativeModel, z: Tensor) -> NDArray[np.float64]:
     """What the model judges rows by, one loss a row."""
     with torch.no_grad():
-        losses = torch.cat([model.monitor(part) for part in z.split(4096)])
+        losses = torch.cat([model.monitor(part) for part in z.split(256 if model.work else 4096)])
     return np.asarray(losses.double().cpu().numpy())
 
 

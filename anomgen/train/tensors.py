@@ -62,7 +62,7 @@ def flatten(model: GenerativeModel) -> tuple[list[tuple[int, Any]], dict[int, Fl
 
 
 class Batches:
-    """Training rows on the device; draws fresh noise between the bounds of every cell.
+    """Training rows on the device; draws fresh noise between the bounds of every cell and of every pixel.
 
     With `codes`, cell coordinates hold level numbers, conditions do always: both stay as they are.
     """
@@ -73,13 +73,15 @@ class Batches:
         self.low = self.z if self.exact else torch.from_numpy(rows.low).to(device)
         self.width = self.z if self.exact else torch.from_numpy(_width(rows)).to(device)
         self.gaps = not self.exact and bool(torch.isinf(self.low).any())
-        sharp = [k for k, kind in enumerate(space.kinds) if kind == "cell" or space.condition[k]]
+        sharp = [k for k, kind in enumerate(space.kinds) if kind in ("cell", "pixel") or space.condition[k]]
         cells = [] if codes else [k for k in sharp if not space.condition[k]]
         self.cells = torch.tensor(cells, dtype=torch.int64, device=device)
         blur = torch.full((space.dim,), noise, device=device)
         blur[sharp] = 0.0
-        self.blur = blur.reshape(space.shape)
-        self.noise = noise
+        self.blur = blur
+        self.noise = noise if len(sharp) < space.dim else 0.0
+        pixels = [rows.box * (kind == "pixel") for kind in space.kinds]
+        self.box = torch.tensor(pixels, device=device) if rows.box else None
 
     def __len__(self) -> int:
         return len(self.z)
@@ -87,6 +89,8 @@ class Batches:
     def draw(self, index: Tensor, blurred: bool = True) -> Tensor:
         """Rows at `index` with fresh noise: between the bounds of cells, and Gaussian on numbers unless declined."""
         z = self.z.index_select(0, index) if self.exact else self._between(index)
+        if self.box is not None:
+            z.addcmul_(torch.rand_like(z).sub_(0.5), self.box)
         blur = self.blur if blurred else torch.zeros_like(self.blur)
         if self.gaps:
             noise = torch.randn_like(z)

@@ -12,7 +12,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from anomgen import runtime
 from anomgen.encode import Encoded
@@ -24,7 +23,7 @@ from anomgen.train.run import Callback, ProgressBar, Run, default_callbacks
 from anomgen.train.tensors import Batches
 
 THREADED_WORK = 1e8
-"""Parameters times batch rows above which a training step gains from more than one thread."""
+"""Multiplications of a batch above which a training step gains from more than one thread."""
 ROUNDS = 5
 """Solutions in closed form, each of the rows that the last one found likely, where some rows are left out."""
 
@@ -197,8 +196,8 @@ class Trainer:
             watcher.on_epoch_end(run)
 
     @contextmanager
-    def _environment(self, model: nn.Module, batch: int, device: torch.device) -> Iterator[None]:
-        work = sum(p.numel() for p in model.parameters()) * batch
+    def _environment(self, model: GenerativeModel, batch: int, device: torch.device) -> Iterator[None]:
+        work = max(sum(p.numel() for p in model.parameters()), model.work) * batch
         count = torch.get_num_threads() if work > THREADED_WORK or device.type != "cpu" else 1
         model.to(device).train()
         with runtime.threads(count), runtime.seeded(self.seed, 1, device=device), runtime.compiling(self.compile):
