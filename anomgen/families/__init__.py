@@ -1,4 +1,4 @@
-"""The families of detectors: one file each, found here, in a closed registry that loading resolves names in."""
+"""The families of detectors: a file or package each, found here, in a closed registry that names are looked up in."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ def _own() -> dict[str, type[Detector]]:
     for file in iter_modules(__path__):
         module = import_module(f"{__name__}.{file.name}")
         for value in vars(module).values():
-            if isinstance(value, type) and issubclass(value, Detector) and value.__module__ == module.__name__:
+            if not (isinstance(value, type) and issubclass(value, Detector)):
+                continue
+            # A family may be a package; what it only imports is not its own.
+            if f"{value.__module__}.".startswith(f"{module.__name__}."):
                 found[value.__name__] = value
     return found
 

@@ -1,0 +1,6 @@
+"""Normalizing flows: exact densities by an invertible map onto a simple base."""
+
+from anomgen.families.flow.detector import FlowDetector
+from anomgen.families.flow.table import BASES, COUPLINGS, UNIVARIATES, Flow
+
+__all__ = ["BASES", "COUPLINGS", "UNIVARIATES", "Flow", "FlowDetector"]
