@@ -1,4 +1,4 @@
-"""Where rows come from: data set cards, a seeded payments table, and files read in chunks."""
+"""Where rows come from: data set cards, a seeded payments table, files read in chunks, and folders of images."""
 
 from __future__ import annotations
 
@@ -12,14 +12,19 @@ from anomgen.data.catalog import (
     load_dataset,
     read_card,
 )
+from anomgen.data.images import BadFile, ImageFolder
 from anomgen.data.payments import make_payments
+from anomgen.data.pixels import BadImage
 from anomgen.data.sources import Source, open_source, read_label, read_table
 
 __all__ = [
+    "BadFile",
+    "BadImage",
     "Card",
     "ChecksumError",
     "Dataset",
     "DatasetNotFound",
+    "ImageFolder",
     "Source",
     "cards",
     "content_sha256",

@@ -1,47 +1,43 @@
-"""Rows of an npz file without unpickling, streamed where the file allows."""
+"""The array of rows in an npz file, without unpickling."""
 
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[Any]
+
+class Stored(NamedTuple):
+    """An array in a file that is open at its first number."""
+
+    stream: IO[bytes]
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    fortran: bool
 
 
-def shape(path: Path) -> tuple[int, ...]:
-    """Shape of the rows of `path`, read from their header alone."""
-    if not path.stat().st_size:
-        raise ValueError("the file is empty")
+@contextmanager
+def opened(path: Path) -> Iterator[Stored]:
+    """The array of rows in `path`: see :func:`_member`."""
     with zipfile.ZipFile(path) as archive, archive.open(_member(archive)) as stream:
-        found = _header(stream)[0]
-    if len(found) < 2:
-        raise ValueError(f"X has shape {found}: rows need at least one more dimension")
-    return found
+        yield _stored(stream)
 
 
-def chunks(path: Path, rows: int, columns: Sequence[Any] | None) -> Iterator[Array]:
-    """The rows of `path` in pieces; an array in Fortran order has to be read whole."""
-    with zipfile.ZipFile(path) as archive, archive.open(_member(archive)) as stream:
-        shape, fortran, dtype = _header(stream)
-        width = int(np.prod(shape[1:])) * dtype.itemsize
-        whole = np.frombuffer(stream.read(), dtype).reshape(shape, order="F") if fortran else None
-        for start in range(0, shape[0], rows):
-            count = min(rows, shape[0] - start)
-            if whole is not None:
-                chunk = whole[start : start + count]
-            else:
-                chunk = np.frombuffer(stream.read(count * width), dtype).reshape(count, *shape[1:])
-            yield chunk.copy() if columns is None else chunk[:, [int(column) for column in columns]]
-        if stream.read(1):
-            raise ValueError("there are more bytes than the header of the array announces")
+def label(path: Path, name: str) -> NDArray[Any]:
+    """The array `name`."""
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+        if name not in stored:
+            raise ValueError(f"there is no array {name!r} among {sorted(stored)}")
+        found: NDArray[Any] = stored[name]
+        return found
 
 
-def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+def _stored(stream: IO[bytes]) -> Stored:
     read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     version = np.lib.format.read_magic(stream)
     if version not in read:
@@ -49,20 +45,24 @@ def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     shape, fortran, dtype = read[version](stream)
     if dtype.hasobject:
         raise ValueError("the array holds Python objects, which would have to be unpickled; save numbers")
-    return shape, fortran, dtype
+    return Stored(stream, shape, dtype, fortran)
 
 
 def _member(archive: zipfile.ZipFile) -> str:
-    """The array ``X``, or the only one of two dimensions."""
+    """The array ``X``, else ``images``, else the only one of two dimensions, else the only one of more."""
     members = [name for name in archive.namelist() if name.endswith(".npy")]
-    if "X.npy" in members:
-        return "X.npy"
-    flat = []
+    named = next((name for name in ("X.npy", "images.npy") if name in members), None)
+    if named:
+        return named
+    dimensions = {}
     for name in members:
         with archive.open(name) as stream:
-            if len(_header(stream)[0]) == 2:
-                flat.append(name)
-    if len(flat) != 1:
+            dimensions[name] = len(_stored(stream).shape)
+    flat = [name for name, count in dimensions.items() if count == 2]
+    rows = flat or [name for name, count in dimensions.items() if count > 2]
+    if len(rows) != 1:
         names = [name.removesuffix(".npy") for name in members]
-        raise ValueError(f"the rows must be in an array X, or in the only one of two dimensions; it has {names}")
-    return flat[0]
+        raise ValueError(
+            f"the rows must be in an array X, or images, or in the only one of two or more dimensions; it has {names}"
+        )
+    return rows[0]

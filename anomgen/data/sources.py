@@ -1,12 +1,9 @@
-"""Files read in chunks of constant memory: Parquet, CSV and npz, one or many, each column of one type throughout."""
+"""Files read in chunks of constant memory: Parquet, CSV, npz and IDX; each column has one type throughout."""
 
 from __future__ import annotations
 
 import re
-import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -15,13 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from anomgen.data import npz
+from anomgen.data import arrays
+from anomgen.data.files import Paths, find_files, naming, several
 
 Array = NDArray[Any]
-Paths = str | Path | Sequence[str | Path]
 Columns = Sequence[str] | Sequence[int] | None
 
-SUFFIXES = (".parquet", ".pq", ".csv", ".csv.gz", ".npz")
 CHUNK_ROWS = 65_536
 CSV_BLOCK = 1 << 22
 """Bytes at the beginning of a CSV file that decide what its columns are."""
@@ -83,15 +79,15 @@ class Source:
 
     def _parts(self) -> Iterator[Any]:
         for path in self.files:
-            with _naming(path):
+            with naming(path):
                 if self._target is None:
-                    yield from npz.chunks(path, self.chunk_rows, self._columns)
+                    yield from arrays.chunks(path, self.chunk_rows, self._columns)
                 else:
                     yield from _tables(_batches(path, self._target, self.chunk_rows), self.chunk_rows)
 
     def _not_empty(self, rows: int) -> None:
         if not rows:
-            raise ValueError(f"{_several(self.files)}: there are no rows")
+            raise ValueError(f"{several(self.files)}: there are no rows")
 
 
 def open_source(
@@ -102,9 +98,9 @@ def open_source(
     Parameters
     ----------
     path : path, pattern, or sequence of them
-        A ``.parquet``, ``.pq``, ``.csv``, ``.csv.gz`` or ``.npz`` file, a folder of such files at any depth (names that
-        begin with ``.`` or ``_`` are left out), or a pattern such as ``"2026/*.parquet"``. The files of a folder or a
-        pattern are read in the order of their paths.
+        A ``.parquet``, ``.pq``, ``.csv``, ``.csv.gz``, ``.npz`` or IDX file (``.idx`` or ``-ubyte``, with or without
+        ``.gz``), a folder of such files at any depth (names that begin with ``.`` or ``_`` are left out), or a pattern
+        such as ``"2026/*.parquet"``. The files of a folder or a pattern are read in the order of their paths.
     columns : sequence, optional
         The columns to read, in this order: names, or positions for arrays. All by default.
     chunk_rows : int
@@ -134,21 +130,23 @@ def open_source(
     Files after the first are read with its types. Integers and booleans arrive as pandas' nullable types, so that a
     chunk with missing values looks like one without; times have microseconds.
 
-    An npz file holds the rows in its array ``X`` or in its only array of two dimensions; nothing is unpickled. It is
-    streamed where it was written in C order, and read whole otherwise.
+    An npz file holds the rows in its array ``X`` or ``images``, else in its only array of two dimensions, else in its
+    only one of more; nothing is unpickled. It is streamed where it was written in C order, and read whole otherwise.
+    Arrays may have any number of dimensions: those of images have three or four. For folders of image files see
+    :class:`ImageFolder`.
     """
     if chunk_rows < 1:
         raise ValueError(f"chunk_rows={chunk_rows} must be at least 1")
     files = tuple(find_files(path))
-    arrays = [file.name.endswith(".npz") for file in files]
-    if all(arrays):
+    kinds = [arrays.is_array(file) for file in files]
+    if all(kinds):
         shapes = [_shape(file) for file in files]
         if len({shape[1:] for shape in shapes}) > 1:
-            raise ValueError(f"the rows of {_several(files)} differ in shape: {sorted({s[1:] for s in shapes})}")
+            raise ValueError(f"the rows of {several(files)} differ in shape: {sorted({s[1:] for s in shapes})}")
         _positions(files[0], columns, shapes[0])
         return Source(files, (), {}, sum(shape[0] for shape in shapes), chunk_rows, None, columns)
-    if any(arrays):
-        raise ValueError(f"{_several(files)}: arrays (npz) and tables cannot be read as one source")
+    if any(kinds):
+        raise ValueError(f"{several(files)}: arrays (npz, IDX) and tables cannot be read as one source")
     schemas = [_schema(file, types or {}) for file in files]
     names = tuple(map(str, columns)) if columns is not None else tuple(schemas[0].names)
     for file, schema in zip(files, schemas, strict=True):
@@ -163,61 +161,18 @@ def read_table(path: Paths, columns: Columns = None, types: Mapping[str, str] | 
 
 
 def read_label(path: Paths, label: str) -> Array:
-    """The labels of the rows :func:`read_table` reads: a column, or an array of an npz file, of the name `label`."""
+    """The labels of the rows :func:`read_table` reads.
+
+    A column of the name `label`, or an array of an npz file; for an IDX file another one that lies beside it.
+    """
     files = find_files(path)
-    if not files[0].name.endswith(".npz"):
+    if not arrays.is_array(files[0]):
         return np.asarray(open_source(path, [label]).read()[label].to_numpy())
     parts = []
     for file in files:
-        with _naming(file), file.open("rb") as opened, np.load(opened, allow_pickle=False) as stored:
-            if label not in stored:
-                raise ValueError(f"there is no array {label!r} among {sorted(stored)}")
-            parts.append(stored[label])
+        with naming(file):
+            parts.append(arrays.label(file, label))
     return np.concatenate(parts)
-
-
-def find_files(path: Paths) -> list[Path]:
-    """The files that a path, a folder, a pattern or a sequence of them stands for, in the order they are read.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is none.
-    ValueError
-        If a file is of an unknown kind.
-    """
-    if not isinstance(path, str | Path):
-        return [file for one in path for file in find_files(one)]
-    place = Path(path)
-    if place.is_dir():
-        below = sorted(file for file in place.rglob("*") if file.name.endswith(SUFFIXES) and file.is_file())
-        files = [file for file in below if not any(part[0] in "._" for part in file.relative_to(place).parts)]
-        if not files:
-            raise FileNotFoundError(f"the folder {place} holds no {', '.join(SUFFIXES)} file")
-        return files
-    if place.is_file():
-        if not place.name.endswith(SUFFIXES):
-            raise ValueError(f"{place}: unknown kind of file; known are {', '.join(SUFFIXES)}")
-        return [place]
-    found = sorted(Path(place.anchor).glob(str(place.relative_to(place.anchor))))
-    if not found:
-        raise FileNotFoundError(f"there is no file {place}")
-    return [file for one in found for file in find_files(one)]
-
-
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Turn whatever a reader raises into a ValueError that names the file, and the row where the reader gives it."""
-    try:
-        yield
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
-        # Arrow counts the header as row 1
-        text = re.sub(r"Row #(\d+)", lambda match: f"row {int(match[1]) - 1:,}", str(error))
-        raise ValueError(text if str(path) in text else f"{path}: {text}") from error
-
-
-def _several(files: Sequence[Path]) -> str:
-    return str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
 
 
 def _is_csv(path: Path) -> bool:
@@ -228,7 +183,7 @@ def _schema(path: Path, types: Mapping[str, str]) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with _naming(path):
+    with naming(path):
         if not path.stat().st_size:
             raise ValueError("the file is empty")
         schema = _csv_schema(path, types) if _is_csv(path) else pq.read_schema(path)
@@ -376,8 +331,8 @@ def _frame(table: Any, start: int) -> Any:
 
 
 def _shape(path: Path) -> tuple[int, ...]:
-    with _naming(path):
-        return npz.shape(path)
+    with naming(path):
+        return arrays.shape(path)
 
 
 def _positions(path: Path, columns: Columns, shape: tuple[int, ...]) -> None:

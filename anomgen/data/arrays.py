@@ -1,0 +1,63 @@
+"""Files that hold arrays rather than tables, read in pieces: npz and IDX."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anomgen.data import idx, npz
+from anomgen.data.files import ARRAYS
+from anomgen.data.npz import Stored
+
+Array = NDArray[Any]
+
+
+def is_array(path: Path) -> bool:
+    """Whether a file has the name of one that holds an array."""
+    return path.name.endswith(ARRAYS)
+
+
+def shape(path: Path) -> tuple[int, ...]:
+    """Shape of the rows of `path`, read from their header alone."""
+    if not path.stat().st_size:
+        raise ValueError("the file is empty")
+    with _opened(path) as stored:
+        found = stored.shape
+    if len(found) < 2:
+        raise ValueError(f"X has shape {found}: rows need at least one more dimension, only labels have one")
+    return found
+
+
+def chunks(path: Path, rows: int, columns: Sequence[Any] | None) -> Iterator[Array]:
+    """The rows of `path` in pieces; an array in Fortran order has to be read whole."""
+    with _opened(path) as (stream, shape, dtype, fortran):
+        width = int(np.prod(shape[1:])) * dtype.itemsize
+        whole = np.frombuffer(stream.read(), dtype).reshape(shape, order="F") if fortran else None
+        for start in range(0, shape[0], rows):
+            count = min(rows, shape[0] - start)
+            if whole is not None:
+                chunk = whole[start : start + count]
+            else:
+                content = stream.read(count * width)
+                if len(content) < count * width:
+                    raise ValueError(f"it ends in row {start + len(content) // width:,} of {shape[0]:,}")
+                chunk = np.frombuffer(content, dtype).reshape(count, *shape[1:])
+            # Arrays of the machine's own byte order, which may be written to.
+            chunk = chunk if columns is None else chunk[:, [int(column) for column in columns]]
+            yield chunk.astype(dtype.newbyteorder("="), order="C")
+        if stream.read(1):
+            raise ValueError("there are more bytes than the header of the array announces")
+
+
+def label(path: Path, name: str) -> Array:
+    """The labels `name` of the rows of `path`: an array of the npz file, or another IDX file of the same folder."""
+    return npz.label(path, name) if path.name.endswith(".npz") else idx.label(path, name)
+
+
+def _opened(path: Path) -> AbstractContextManager[Stored]:
+    return npz.opened(path) if path.name.endswith(".npz") else idx.opened(path)
