@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import subprocess
 import sys
 from pathlib import Path
@@ -663,6 +664,66 @@ def test_npz_without_an_array_called_X(tmp_path: Path) -> None:
     np.savez(tmp_path / "y.npz", X=np.ones((2, 3)))
     with pytest.raises(ValueError, match="differ in shape"):
         data.read_table(tmp_path)
+
+
+def write_idx(path: Path, array: np.ndarray, code: int, cut: int | None = None) -> Path:
+    head = bytes([0, 0, code, array.ndim]) + b"".join(side.to_bytes(4, "big") for side in array.shape)
+    content = (head + array.astype(array.dtype.newbyteorder(">")).tobytes())[:cut]
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    return path
+
+
+@pytest.mark.parametrize("name", ["x.idx", "train-images-idx3-ubyte", "train-images-idx3-ubyte.gz", "x.idx.gz"])
+def test_idx_images_in_chunks(tmp_path: Path, name: str) -> None:
+    X = np.random.default_rng(0).integers(0, 256, (11, 4, 3)).astype(np.uint8)
+    path = write_idx(tmp_path / name, X, 0x08)
+    write_idx(tmp_path / "labels.idx", np.arange(11, dtype=np.uint8), 0x08)
+    source = data.open_source(path, chunk_rows=4)
+    assert (source.rows, [len(chunk) for chunk in source.chunks()]) == (11, [4, 4, 3])
+    np.testing.assert_array_equal(data.read_table(path), X)
+    np.testing.assert_array_equal(data.read_label(path, "labels.idx"), np.arange(11))
+    with pytest.raises(ValueError, match="none called 'label'"):
+        data.read_label(path, "label")
+    with pytest.raises(ValueError, match=r"labels\.idx: X has shape \(11,\).*only labels have one"):
+        data.open_source(tmp_path / "labels.idx")
+    with pytest.raises(ValueError, match="labels have one dimension"):
+        data.read_label(path, name)
+
+
+@pytest.mark.parametrize(("kind", "code"), [("i1", 9), ("i2", 11), ("i4", 12), ("f4", 13), ("f8", 14)])
+def test_idx_numbers_of_every_type(tmp_path: Path, kind: str, code: int) -> None:
+    X = (100 * np.random.default_rng(0).normal(size=(5, 3))).astype(kind)
+    found = data.read_table(write_idx(tmp_path / "x.idx", X, code))
+    assert found.dtype == X.dtype
+    np.testing.assert_array_equal(found, X)
+
+
+@pytest.mark.parametrize("name", ["x.idx", "x.idx.gz"])
+def test_a_damaged_idx_file_is_named(tmp_path: Path, name: str) -> None:
+    X = np.zeros((5, 4, 3), np.uint8)
+    for cut, message in ((3, "no IDX file"), (9, "cut off in its header"), (16 + 30, "ends in row 2 of 5")):
+        with pytest.raises(ValueError, match=rf"x\.idx.*{message}"):
+            data.read_table(write_idx(tmp_path / name, X, 8, cut))
+    with pytest.raises(ValueError, match="no IDX file"):
+        data.open_source(write_idx(tmp_path / name, X, 7))
+    if name.endswith("gz"):
+        path = write_idx(tmp_path / name, X, 8)
+        path.write_bytes(path.read_bytes()[:-9])
+        with pytest.raises(ValueError, match=r"x\.idx\.gz"):
+            data.read_table(path)
+
+
+def test_npz_files_of_images(tmp_path: Path) -> None:
+    X = np.random.default_rng(0).integers(0, 256, (5, 4, 3)).astype(np.uint8)
+    np.savez(tmp_path / "x.npz", images=X, masks=X > 9, defect=np.arange(5))
+    np.testing.assert_array_equal(data.read_table(tmp_path / "x.npz"), X)
+    np.savez(tmp_path / "x.npz", pictures=np.asfortranarray(X), y=np.arange(5))
+    [part] = data.open_source(tmp_path / "x.npz").chunks()
+    np.testing.assert_array_equal(part, X)
+    assert part.flags.c_contiguous
+    np.savez(tmp_path / "x.npz", train=X, test=X)
+    with pytest.raises(ValueError, match=r"in the only one of two or more dimensions; it has \['train', 'test'\]"):
+        data.read_table(tmp_path / "x.npz")
 
 
 def test_labels_of_a_table_and_of_an_archive(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -36,7 +37,7 @@ def shape(path: Path) -> tuple[int, ...]:
 def chunks(path: Path, rows: int, columns: Sequence[Any] | None) -> Iterator[Array]:
     """The rows of `path` in pieces; an array in Fortran order has to be read whole."""
     with _opened(path) as (stream, shape, dtype, fortran):
-        width = int(np.prod(shape[1:])) * dtype.itemsize
+        width = math.prod(shape[1:]) * dtype.itemsize
         whole = np.frombuffer(stream.read(), dtype).reshape(shape, order="F") if fortran else None
         for start in range(0, shape[0], rows):
             count = min(rows, shape[0] - start)
