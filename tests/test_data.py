@@ -51,6 +51,7 @@ def test_every_card_is_whole(name: str) -> None:
     assert set(card.kinds) <= set(card.columns)
     assert bool(card.normal) == bool(card.anomaly)
     assert not set(card.normal) & set(card.anomaly)
+    assert not card.image or card.image[0] * card.image[1] == card.n_columns
     assert (card.format == "generator") == (len(card.sha256) != 64)
     if card.format == "npz":
         assert "https://" in card.get
@@ -61,7 +62,7 @@ def test_every_card_is_whole(name: str) -> None:
 def test_the_cards_that_are_promised() -> None:
     names = data.cards()
     assert sum(name.startswith("adbench_") for name in names) == 22
-    assert {"mnist", "fashion_mnist", *SHIPPED} <= set(names)
+    assert {"mnist", "fashion_mnist", "magnetic_tile", *SHIPPED} <= set(names)
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -219,6 +220,36 @@ def test_split_by_content_is_the_same_for_every_arrangement(
     np.testing.assert_array_equal(found[0].test, found[1].test)
     assert found[0].test is not None
     np.testing.assert_array_equal(np.bincount(found[0].labels[found[0].test]), [10, 10])
+
+
+def test_masks_come_with_their_images(own_cards: Path, tmp_path: Path, pictures: tuple[np.ndarray, np.ndarray]) -> None:
+    X, labels = pictures
+    masks = (X > 200).astype(np.uint8)
+    arrays = '[[arrays]]\nx = ["images"]\nlabels = ["defect"]\nmasks = ["masks"]\n'
+    more = "normal = [0]\nanomaly = [1]\nimage = [4, 4]\n"
+    np.savez(tmp_path / "tiles.npz", images=X, defect=labels, masks=masks)
+    write_card(own_cards, "tiles", "half", data.content_sha256(X, labels), arrays, more)
+    with pytest.raises(data.ChecksumError):
+        data.load_dataset("tiles", root=tmp_path)
+    write_card(own_cards, "tiles", "half", data.content_sha256(X, labels, masks), arrays, more)
+    dataset = data.load_dataset("tiles", root=tmp_path)
+    _, test = dataset.split_rows(0)
+    assert dataset.masks is not None
+    np.testing.assert_array_equal(dataset.masks, masks)
+    np.testing.assert_array_equal(dataset.images, X)
+    np.testing.assert_array_equal(dataset.take(test).masks, masks[test])
+    np.savez(tmp_path / "tiles.npz", images=X, defect=labels, other=masks)
+    with pytest.raises(ValueError, match=r"tiles\.npz cannot be read as x: .*not masks"):
+        data.load_dataset("tiles", root=tmp_path)
+
+
+def test_rows_of_pixels_are_images_too() -> None:
+    digits = data.load_dataset("digits")
+    assert digits.masks is None
+    assert (digits.images.shape, digits.images.dtype, digits.images.max()) == ((1797, 8, 8), np.uint8, 255)
+    np.testing.assert_array_equal(digits.images.reshape(1797, 64), np.rint(digits.X.to_numpy() * 255 / 16))
+    with pytest.raises(ValueError, match="wine holds no images"):
+        _ = data.load_dataset("wine").images
 
 
 def test_a_card_that_contradicts_itself_is_refused(own_cards: Path) -> None:

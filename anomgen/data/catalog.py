@@ -64,7 +64,12 @@ class Card:
     split : {"half", "parts", "content"}
         What :meth:`Dataset.split` does.
     arrays : tuple of dict
-        For npz: for each part the accepted names of its rows (``x``) and labels (``labels``).
+        For npz: for each part the accepted names of its rows (``x``), labels (``labels``) and, where there are, masks
+        (``masks``).
+    image : tuple of int
+        ``(height, width)`` where rows are grey images that come as columns, and also for images that come as such.
+    white : int
+        The brightest value of their pixels; black is 0.
     options : dict
         For a generator: its arguments.
     """
@@ -88,6 +93,8 @@ class Card:
     normal: tuple[int | str, ...] = ()
     anomaly: tuple[int | str, ...] = ()
     arrays: tuple[Mapping[str, Any], ...] = ()
+    image: tuple[int, ...] = ()
+    white: int = 255
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -107,6 +114,8 @@ class Dataset:
         Where it comes from.
     test : ndarray of bool, shape (n,), or None
         The rows set aside for testing where the data set comes divided.
+    masks : ndarray of shape (n, height, width), or None
+        Which pixels are anomalous, where that is known: not 0.
     """
 
     X: Any
@@ -114,9 +123,24 @@ class Dataset:
     labels: Array
     card: Card
     test: NDArray[np.bool_] | None = None
+    masks: Array | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def images(self) -> NDArray[np.uint8]:
+        """The rows as grey images, uint8 of shape (n, height, width), 0 black and 255 white.
+
+        Raises
+        ------
+        ValueError
+            If the card does not say that they are any.
+        """
+        if not self.card.image:
+            raise ValueError(f"{self.card.name} holds no images")
+        pixels = np.asarray(self.X).reshape(-1, *self.card.image)
+        return np.rint(pixels * (255 / self.card.white)).astype(np.uint8) if self.card.white != 255 else pixels
 
     def take(self, rows: Array) -> Dataset:
         """The data set reduced to `rows`, given by position."""
@@ -126,6 +150,7 @@ class Dataset:
             y=None if self.y is None else self.y[rows],
             labels=self.labels[rows],
             test=None if self.test is None else self.test[rows],
+            masks=None if self.masks is None else self.masks[rows],
         )
 
     def one_class(self, normal: Sequence[int | str]) -> Dataset:
@@ -192,7 +217,7 @@ def read_card(name: str) -> Card:
         raise ValueError(f"there is no data set {name!r}; the closest names: {', '.join(close)}")
     entries = tomllib.loads((_folder() / f"{name}.toml").read_text(encoding="utf-8"))
     kinds = {column: kind for kind, columns in entries.pop("kinds", {}).items() for column in columns}
-    for key in ("columns", "normal", "anomaly", "arrays"):
+    for key in ("columns", "normal", "anomaly", "arrays", "image"):
         entries[key] = tuple(entries.get(key, ()))
     card = Card(kinds=kinds, **entries)
     if card.name != name or card.format not in FORMATS or card.split not in SPLITS:
@@ -235,28 +260,30 @@ def load_dataset(name: str, root: str | Path | None = None) -> Dataset:
         frame, y, kind = make_payments(**card.options)
         return Dataset(frame, y, kind, card)
     path = _locate(card, Path("data") if root is None else Path(root))
-    X, labels, test = _read_csv(card, path) if card.format == "csv" else _read_npz(card, path)
+    X, labels, test, masks = _read_csv(card, path) if card.format == "csv" else _read_npz(card, path)
     if card.split == "content":
         X, labels, test = _by_content(X, labels)
-    found = content_sha256(X, labels)
+    found = content_sha256(X, labels, masks)
     if found != card.sha256:
         raise ChecksumError(
             f"{path} is not {card.title}: the SHA-256 of its content is {found}, the card says {card.sha256}. "
             f"Delete the file and get it again: {_how(card, path)}"
         )
     anomalous = np.isin(labels, list(card.anomaly)).astype(np.int64) if card.anomaly else None
-    return Dataset(_named(X, card.columns), anomalous, labels, card, test)
+    return Dataset(_named(X, card.columns), anomalous, labels, card, test, masks)
 
 
-def content_sha256(X: Array, labels: Array) -> str:
+def content_sha256(X: Array, labels: Array, masks: Array | None = None) -> str:
     r"""SHA-256 of rows and labels, whatever file, compression, memory order or number type they were stored in.
 
     The digest of the text ``"X <type> <shape>\n"`` and the bytes of the rows, then of the same for the labels; in C
     order and little-endian, rows as ``float64`` with ``-0.0`` as ``0.0`` (images, that is more than two dimensions, as
-    ``uint8``), labels as ``int64``. The shape is written as in Python: ``(150, 4)``.
+    ``uint8``), labels as ``int64``, and masks, where there are, as ``uint8``. The shape is written as in Python:
+    ``(150, 4)``.
     """
     digest = hashlib.sha256()
-    for name, array, kind in (("X", X, "<f8" if X.ndim <= 2 else "|u1"), ("labels", labels, "<i8")):
+    parts = [("X", X, "<f8" if X.ndim <= 2 else "|u1"), ("labels", labels, "<i8")]
+    for name, array, kind in parts if masks is None else [*parts, ("masks", masks, "|u1")]:
         plain = np.ascontiguousarray(array, dtype=kind)
         digest.update(f"{name} {np.dtype(kind).name} {plain.shape}\n".encode())
         digest.update((plain + 0.0 if kind == "<f8" else plain).tobytes())
@@ -287,25 +314,26 @@ def _how(card: Card, path: Path) -> str:
     return card.get.replace("{path}", str(path)).strip()
 
 
-def _read_csv(card: Card, path: Path) -> tuple[Array, Array, None]:
+def _read_csv(card: Card, path: Path) -> tuple[Array, Array, None, None]:
     try:
         values = np.loadtxt(path, delimiter=",", skiprows=card.skip_rows, ndmin=2)
     except (ValueError, OSError, EOFError) as error:
         raise ValueError(f"{path} cannot be read as a table of numbers: {error}") from error
-    return values[:, :-1], values[:, -1].astype(np.int64), None
+    return values[:, :-1], values[:, -1].astype(np.int64), None, None
 
 
-def _read_npz(card: Card, path: Path) -> tuple[Array, Array, NDArray[np.bool_] | None]:
+def _read_npz(card: Card, path: Path) -> tuple[Array, Array, NDArray[np.bool_] | None, Array | None]:
+    def joined(kind: str) -> Array:
+        return np.concatenate([_first(stored, part[kind]) for part in card.arrays])
+
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            parts = [(_first(stored, part["x"]), _first(stored, part["labels"])) for part in card.arrays]
+            X, labels = joined("x"), joined("labels").astype(np.int64)
+            masks = joined("masks") if "masks" in card.arrays[0] else None
+            train = len(_first(stored, card.arrays[0]["labels"]))
     except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} cannot be read as {card.title}: {error}") from error
-    X = np.concatenate([x for x, _ in parts])
-    labels = np.concatenate([part for _, part in parts]).astype(np.int64)
-    if len(parts) == 1:
-        return X, labels, None
-    return X, labels, np.arange(len(labels)) >= len(parts[0][0])
+    return X, labels, np.arange(len(labels)) >= train if len(card.arrays) > 1 else None, masks
 
 
 def _named(X: Array, columns: Sequence[str]) -> Any:
