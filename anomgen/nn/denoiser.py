@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +46,9 @@ class Denoiser(nn.Module):
     torch.Size([2, 5])
     """
 
+    work: ClassVar[int] = 0
+    rate: ClassVar[float] = 1.0
+
     frequencies: Tensor
 
     def __init__(self, dim: int, given: int, hidden: Sequence[int]) -> None:
@@ -55,13 +59,13 @@ class Denoiser(nn.Module):
             inputs, bound = (low + of_level, (low + of_level) ** -0.5) if layer < len(hidden) else (low, 0.0)
             for name, shape in (("weight", (high, inputs)), ("bias", (high, 1))):
                 self.register_parameter(f"{name}{layer}", nn.Parameter((2 * torch.rand(shape) - 1) * bound))
-        self.register_buffer("frequencies", _frequencies(), persistent=False)
+        self.register_buffer("frequencies", level_frequencies(), persistent=False)
 
     def forward(self, noisy: Tensor, level: Tensor, context: Tensor) -> Tensor:
         """Noise ``(dim, n)`` found in columns ``(dim, n)`` at levels ``(n,)``, given context ``(given, n)``."""
         alpha = (1 + level * level).rsqrt()
         y = noisy * alpha
-        heights = _features(level, self.frequencies)
+        heights = level_features(level, self.frequencies)
         parameters = list(self._parameters.values())
         weights, biases = parameters[::2], parameters[1::2]
         x = torch.cat([y, context])
@@ -116,7 +120,7 @@ class EnergyDenoiser(nn.Module):
             bound = 0.0 if layer == len(hidden) else low**-0.5
             for name, shape in (("weight", (high, low)), ("bias", (high, 1))):
                 self.register_parameter(f"{name}{layer}", nn.Parameter((2 * torch.rand(shape) - 1) * bound))
-        self.register_buffer("frequencies", _frequencies(), persistent=False)
+        self.register_buffer("frequencies", level_frequencies(), persistent=False)
 
     def forward(self, noisy: Tensor, scale: Tensor, level: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """Energy ``(n,)`` and noise ``(dim, n)`` found in columns.
@@ -133,7 +137,7 @@ class EnergyDenoiser(nn.Module):
         s = scale * level
         shrink = (1 + s * s).rsqrt()
         y, sigma = noisy * shrink, s * shrink
-        x = torch.cat([y, context, _features(level, self.frequencies)])
+        x = torch.cat([y, context, level_features(level, self.frequencies)])
         parameters = list(self._parameters.values())
         weights, biases = parameters[::2], parameters[1::2]
         slopes = []
@@ -155,11 +159,13 @@ def _silu(x: Tensor) -> tuple[Tensor, Tensor]:
     return y, share + y * (1 - share)
 
 
-def _frequencies() -> Tensor:
+def level_frequencies() -> Tensor:
+    """What :func:`level_features` multiplies the logarithm of a level by, shape ``(FREQUENCIES, 1)``."""
     return math.pi * 0.5 ** torch.arange(FREQUENCIES).reshape(-1, 1)
 
 
-def _features(level: Tensor, frequencies: Tensor) -> Tensor:
+def level_features(level: Tensor, frequencies: Tensor) -> Tensor:
+    """What a network is told of levels ``(n,)``, shape ``(2 FREQUENCIES + 1, n)``."""
     height = level.log()[None]
     angles = frequencies * height
     return torch.cat([0.5 * height, angles.sin(), angles.cos()])

@@ -9,8 +9,10 @@ from torch import Tensor
 
 LOG_SNR = (-4.0, 7.0)
 """Log signal-to-noise ratios between which a diffusion bound learns to do better than a standard normal."""
+PIXEL_LOG_SNR = (-5.0, 16.0)
+"""The same for pixels, whose levels are intervals of width 1/128."""
 CENTER, WIDTH = 1.5, 3.0
-"""Of the logistic distribution they are drawn from: most nats are gained there."""
+"""Of the logistic distribution that those of tables are drawn from: most nats are gained there."""
 
 
 def evenly(z: Tensor) -> Tensor:
@@ -37,6 +39,21 @@ def log_snr_quantile(u: Tensor) -> tuple[Tensor, Tensor]:
     share = low + (high - low) * u
     level = (-0.5 * (CENTER + WIDTH * share.logit())).exp()
     return level, (high - low) * WIDTH / (share * (1 - share))
+
+
+def pixel_level(u: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Noise level `s` of pixels in [-1, 1] where :math:`\lambda = -2 \log s` has quantile `u`, and its slope.
+
+    Even in :math:`\lambda`: each time the noise is halved, much the same is learned of an extreme pixel, down to the
+    noise that no longer hides where in the interval of its level it lies.
+
+    Examples
+    --------
+    >>> pixel_level(torch.tensor([0.5]))
+    (tensor([0.0639]), tensor([21.]))
+    """
+    low, high = PIXEL_LOG_SNR
+    return (-0.5 * (low + (high - low) * u)).exp(), torch.full_like(u, high - low)
 
 
 def kurtosis_scale(x: Tensor) -> Tensor:
