@@ -93,6 +93,8 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         Whether the model found nothing wrong with its training; otherwise a ``ConvergenceWarning`` has said what.
     score_quantiles_ : ndarray of shape (1001,)
         Quantiles of the training scores.
+    map_quantiles_ : ndarray of shape (2, k)
+        The scale of `score_map`, where rows are images.
     data_digest_ : str
         sha256 of the training rows.
     seed_ : int
@@ -245,6 +247,36 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self._absorb()
         return self._decoded(*self._drawing(n_samples, random_state))
 
+    def score_map(self, X: Any) -> NDArray[np.float32]:
+        """Heat of every pixel of images: how rare its surprise is among pixels of normal images.
+
+        Parameters
+        ----------
+        X : images
+            As :meth:`fit` takes them.
+
+        Returns
+        -------
+        ndarray of shape (n, height, width), float32
+            ``-log10`` of the share of pixels of held-out normal images that are at least as surprising, at the size of
+            the model: 2 is one pixel in a hundred. Channels are summed. One scale for all images, so that normal ones
+            stay cold.
+
+        Raises
+        ------
+        ValueError
+            If the detector was fitted on a table.
+
+        See Also
+        --------
+        anomgen.explain.surprise : what surprise is for which model.
+        anomgen.explain.save_overlays : pictures of images with their heat.
+        """
+        self._absorb()
+        if self.encoder_.container_ != "images":
+            raise ValueError(f"{type(self).__name__} was fitted on a table: heatmaps are of images")
+        return fitting.score_maps(self, validated(self, X, reset=False, minimum=1))
+
     def set_threshold(self, threshold: float | None = None, *, contamination: float | Auto | None = None) -> Self:
         """Move the threshold of `predict` without refitting.
 
@@ -318,6 +350,8 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         if arrays:
             self.model_ = state.build_model(self)
             self.statistic_ = make_statistic(self.statistic, self.usual_statistic())
+            if self.statistic_.paired:
+                self.statistic_.attach(state.build_model(self))
             state.load_arrays(self.model_, arrays["model_"])
             state.load_arrays(self.statistic_, arrays["statistic_"])
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from sklearn.utils.validation import validate_data
 
-from anomgen.encode import Labelled, is_images
+from anomgen.encode import Labelled, is_images, is_source
 from anomgen.encode.frame import to_frame
 from anomgen.encode.image import as_array
 
@@ -127,7 +127,7 @@ def takes_images(detector: Any, x: Any, reset: bool) -> bool:
 
 def _validated_images(detector: Any, x: Any, reset: bool, minimum: int) -> Any:
     """Images as one array, or the source that reads them; the encoder checks their shapes and values."""
-    images = x if getattr(x, "is_image_source", False) else as_array(x)
+    images = x if is_source(x) else as_array(x)
     if len(images) < minimum:
         name = type(detector).__name__
         raise ValueError(f"Found {len(images)} sample(s) while a minimum of {minimum} images is required by {name}")
@@ -156,7 +156,7 @@ def data_digest(x: Any) -> str:
     """The sha256 of rows, whatever their container: of their bytes, or of pandas' row hashes."""
     if isinstance(x, Labelled):
         return hashlib.sha256((data_digest(x.images) + data_digest(x.labels)).encode()).hexdigest()
-    if getattr(x, "is_image_source", False):
+    if is_source(x):
         parts = [data_digest(x[start : start + DIGESTED]) for start in range(0, len(x), DIGESTED)]
         return hashlib.sha256("".join(parts).encode()).hexdigest()
     if isinstance(x, pd.DataFrame):

@@ -18,7 +18,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight
 from torch import Tensor
 
-from anomgen import calibrate, runtime
+from anomgen import calibrate, explain, runtime
 from anomgen.detector import state
 from anomgen.detector.checks import check_parameters, data_digest, validated
 from anomgen.detector.stream import Stream
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from anomgen.detector.trained import TrainedDetector
 
 Array = NDArray[np.float64]
+Maps = NDArray[np.float32]
 
 MIN_HELD_OUT = 100
 """Held-out rows below which there is no early stop: their mean says too little, and the rows teach more than it."""
@@ -74,7 +75,7 @@ def begin(detector: Detector, X: Any, weight: Array | None) -> None:
     detector.statistic_ = make_statistic(detector.statistic, detector.usual_statistic())
     detector.model_ = state.build_model(detector)
     detector.history_ = []
-    check_abilities(detector.statistic_, detector.model_)
+    check_abilities(detector.statistic_, detector.model_, Space(**detector.encoder_.layout()))
 
 
 def learn(detector: Detector, X: Any, weight: Array | None, X_val: Any) -> None:
@@ -191,11 +192,27 @@ def _folded_scores(detector: Detector, rows: Encoded, weight: Array | None) -> A
     for fold in np.array_split(order, FOLDS):
         rest = np.setdiff1d(order, fold)
         model, statistic = state.build_model(detector), copy.deepcopy(detector.statistic_)
-        trainer.fit(model, space, rows.take(rest), weight=None if weight is None else weight[rest], watched=False)
-        train = _rows(detector, model, rows.take(rest))
+        some, share = rows.take(rest), None if weight is None else weight[rest]
+        trainer.fit(model, space, some, weight=share, watched=False)
+        _train_second(detector, trainer, statistic, some, share)
+        train = _rows(detector, model, some)
         statistic.to(device_of(model)).fit(model, train, train)
         scores[fold] = map_encoded(detector, model, rows.take(fold), statistic)
     return scores
+
+
+def _train_second(
+    detector: Detector, trainer: Trainer, statistic: Statistic, rows: Encoded, weight: Array | None
+) -> None:
+    """Give a statistic the second model that it asks for, trained on the rows it makes of the training rows."""
+    if not statistic.paired:
+        return
+    space = Space(**detector.encoder_.layout())
+    made = statistic.auxiliary(rows, space, np.random.default_rng([detector.seed_, 6]))
+    second = state.build_model(detector)
+    statistic.attach(second)
+    if made is not None:
+        trainer.fit(second, space, made, weight=weight, watched=False)
 
 
 def _options(detector: Detector) -> dict[str, Any]:
@@ -233,9 +250,11 @@ def _train(
         for complaint in complaints:
             warnings.warn(f"{type(detector).__name__}: {complaint}", ConvergenceWarning, stacklevel=2)
         folded = _folded_scores(detector, rows, weight) if held_out is None and piece is None else None
+        _train_second(detector, trainer, detector.statistic_, rows, weight)
         _conclude(detector, rows, *judged, folded)
 
-    Trainer(**(_options(detector) | (piece or {}))).fit(
+    trainer = Trainer(**(_options(detector) | (piece or {})))
+    trainer.fit(
         detector.model_,
         Space(**detector.encoder_.layout()),
         rows,
@@ -253,7 +272,10 @@ def _conclude(detector: Detector, train: Encoded, held_out: Encoded, scored: Enc
     """Fit the statistic, then set the threshold from the scores of `scored`, or from more honest ones."""
     model, statistic = detector.model_, detector.statistic_
     statistic.to(device_of(model))
-    statistic.fit(model, _rows(detector, model, held_out), _rows(detector, model, train))
+    judges = _rows(detector, model, held_out)
+    statistic.fit(model, judges, _rows(detector, model, train))
+    if judges.images is not None:
+        detector.map_quantiles_ = explain.map_quantiles(model, judges)
     scores = map_encoded(detector, model, scored, statistic)
     detector.score_quantiles_ = calibrate.quantiles(scores)
     # A model scores the rows it learned from higher than others; a share asked for in numbers is of the training rows,
@@ -263,6 +285,17 @@ def _conclude(detector: Detector, train: Encoded, held_out: Encoded, scored: Enc
     elif detector.contamination == "auto" and held_out is not train and len(held_out) >= MIN_JUDGES:
         scores = map_encoded(detector, model, held_out, statistic)
     detector.offset_ = calibrate.threshold(scores, detector.contamination)
+
+
+def score_maps(detector: Detector, X: Any) -> Maps:
+    """Heat of every pixel of images, on the scale of held-out normal ones."""
+    model, shape, maps = detector.model_, event_shape(detector), []
+    device = device_of(model)
+    for part in pieces(detector, X):
+        rows = detector.encoder_.encode(part, codes=model.codes)
+        z, log_det = torch.from_numpy(rows.z).to(device), torch.from_numpy(rows.log_det).to(device)
+        maps.append(explain.scaled(explain.surprise_maps(model, Rows(z, log_det, shape)), detector.map_quantiles_))
+    return np.concatenate(maps)
 
 
 def event_shape(detector: Detector) -> tuple[int, ...]:

@@ -47,6 +47,8 @@ def to_arrays(detector: Any) -> dict[str, NDArray[Any]]:
     """Every array of a fitted detector by name."""
     arrays = {f"model.{key}": value for key, value in module_arrays(detector.model_).items()}
     arrays |= {f"statistic.{key}": value for key, value in module_arrays(detector.statistic_).items()}
+    if hasattr(detector, "map_quantiles_"):
+        arrays["map_quantiles"] = detector.map_quantiles_
     return arrays | {"score_quantiles": detector.score_quantiles_}
 
 
@@ -67,8 +69,12 @@ def restore(detector: Any, config: dict[str, Any], arrays: dict[str, NDArray[Any
         setattr(detector, f"{key}_", config[key])
     detector.converged_ = config.get("converged", True)
     detector.score_quantiles_ = arrays["score_quantiles"]
+    if "map_quantiles" in arrays:
+        detector.map_quantiles_ = arrays["map_quantiles"]
     detector.model_ = build_model(detector)
     detector.statistic_ = statistic
+    if statistic.paired:
+        statistic.attach(build_model(detector))
     for prefix, module in (("model.", detector.model_), ("statistic.", statistic)):
         load_arrays(module, {key.removeprefix(prefix): v for key, v in arrays.items() if key.startswith(prefix)})
     return detector

@@ -1,7 +1,7 @@
 """Columns of a table, and images, to and from model space, with the log-determinant. No torch, no scikit-learn."""
 
 from anomgen.encode.columns import KINDS, Column
-from anomgen.encode.image import ImageEncoder, is_images
+from anomgen.encode.image import ImageEncoder, is_images, is_source
 from anomgen.encode.joint import JointEncoder, Labelled, encoder_from_state
 from anomgen.encode.rows import Encoded
 from anomgen.encode.table import TableEncoder
@@ -16,4 +16,5 @@ __all__ = [
     "TableEncoder",
     "encoder_from_state",
     "is_images",
+    "is_source",
 ]

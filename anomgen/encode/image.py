@@ -34,7 +34,12 @@ def is_images(x: Any) -> bool:
     """Whether `x` is an array or a list of images, or a source of them, rather than a table."""
     if isinstance(x, list | tuple):
         return len(x) > 0 and getattr(x[0], "ndim", 0) >= 2
-    return getattr(x, "ndim", 2) >= 3 or getattr(x, "is_image_source", False)
+    return len(getattr(x, "shape", ())) >= 3
+
+
+def is_source(x: Any) -> bool:
+    """Whether `x` reads images when it is indexed, rather than holding them."""
+    return len(getattr(x, "shape", ())) >= 3 and not hasattr(x, "__array__")
 
 
 class ImageEncoder:

@@ -12,7 +12,7 @@ from typing import Any
 from anomgen import persist, runtime
 from anomgen.detector import Detector
 from anomgen.detector.state import from_json, restore
-from anomgen.statistic import STATISTICS, Statistic
+from anomgen.statistic import STATISTICS, Statistic, statistic_class
 
 _registered: dict[str, type[Detector]] = {}
 
@@ -116,7 +116,7 @@ def load(path: str | os.PathLike[str], *, device: str = "auto") -> Detector:
             raise persist.FormatError(
                 f"{path} holds a {config['class']}, which is not registered; call anomgen.register on it first"
             )
-        chosen = STATISTICS.get(config["statistic"]["class"].lower())
+        chosen = statistic_class(config["statistic"]["class"])
         if chosen is None:
             raise persist.FormatError(f"{path} is scored by {config['statistic']['class']}, which is not registered")
         statistic = chosen(**config["statistic"]["options"])

@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from anomgen.detector import Detector
+from anomgen.encode import ImageEncoder, JointEncoder
 from anomgen.families import load
 from anomgen.persist import FormatError
 
@@ -164,17 +165,24 @@ def signature_of(detector: Detector) -> ModelSignature:
 
     Floating-point columns are doubles, text is string, dates without a time zone are datetime. Every other column may
     hold anything, because MLflow would refuse harmless variants of it (whole numbers for an integer column with a
-    missing value, levels that arrive as text): the detector checks it itself.
+    missing value, levels that arrive as text): the detector checks it itself. Images are a tensor of the training
+    images' type and shape.
     """
+    import numpy as np
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema, TensorSpec
 
     encoder = detector.encoder_
-    named = encoder.container_ == "frame"
-    columns: list[ColSpec | TensorSpec] = [
-        ColSpec(_column_type(dtype), str(name) if named else None)
-        for name, dtype in zip(encoder.names_, encoder.dtypes_, strict=True)
-    ]
+    images = encoder.rows_ if isinstance(encoder, JointEncoder) else encoder
+    columns: list[ColSpec | TensorSpec]
+    if isinstance(images, ImageEncoder):
+        columns = [TensorSpec(np.dtype(images.dtype_), (-1, *images.given_))]
+    else:
+        named = encoder.container_ == "frame"
+        columns = [
+            ColSpec(_column_type(dtype), str(name) if named else None)
+            for name, dtype in zip(encoder.names_, encoder.dtypes_, strict=True)
+        ]
     results: list[ColSpec | TensorSpec] = [ColSpec("double", "score"), ColSpec("boolean", "is_anomaly")]
     return ModelSignature(Schema(columns), Schema(results))
 
