@@ -440,6 +440,7 @@ class TestSizes:
             assert not same or (name == "random_state" and not np.array_equal(other.sample(5), base.sample(5))), name
         # What these do has tests of its own.
         elsewhere = {"device", "callbacks", "verbose", "warm_start", "compile", "patience"}
+        elsewhere |= {"image_shape", "image_size", "pixel_range"}
         assert {field.name for field in fields(TrainedDetector if family in TRAINED else Detector)} <= set(
             others
         ) | elsewhere

@@ -84,6 +84,13 @@ class TestImages:
         with pytest.raises(ValueError, match="shape"):
             detector.score_samples(X[..., 0])
 
+    def test_the_range_of_pixels_matters(self, family: str) -> None:
+        X = digits()[:60] // 2
+        half = small(family).fit(X)
+        full = small(family, pixel_range=(0, 127)).fit(X)
+        assert not np.array_equal(full.score_samples(X), half.score_samples(X))
+        assert np.array_equal(small(family).fit(X / 255).score_samples(X / 255), half.score_samples(X))
+
     def test_bad_pixels_are_named(self, family: str) -> None:
         X = digits()[:60] / 255
         detector = small(family).fit(X)
