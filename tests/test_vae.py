@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -66,6 +67,17 @@ def train(vae: VAE, z: Tensor, steps: int, rate: float = 5e-3) -> VAE:
         optimizer.step()
         schedule.step()
     return vae
+
+
+def digits(n: int) -> np.ndarray:
+    """Images of 8 x 8 pixels, of 8 bits."""
+    images: np.ndarray = load_digits().images[:n]
+    return np.rint(images * 255 / 16).astype(np.uint8)
+
+
+def pixels(images: np.ndarray) -> Tensor:
+    """Their rows in model space."""
+    return torch.from_numpy((2.0 * images.reshape(len(images), -1) + 1) / 256 - 1).float()
 
 
 def curve(n: int, seed: int = 0) -> np.ndarray:
@@ -356,6 +368,7 @@ OTHERS: dict[str, Any] = {
     "categories": 3,
     "pieces": 3,
     "hidden": (24,),
+    "channels": 6,
     "decoder": "student",
     "beta": 3.0,
     "free_bits": 1.0,
@@ -367,16 +380,18 @@ OTHERS: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", [name for name in inspect.signature(VAE).parameters if name != "space"])
 def test_every_option_changes_scores(name: str) -> None:
-    X = curve(200)
+    X = digits(60) if name == "channels" else curve(200)
     kind = {"categories": "discrete", "pieces": "piecewise"}.get(name, "normal")
     base = {
         "latent": kind,
         "latent_dim": 2,
         "hidden": (16,),
+        "channels": 4,
         "max_epochs": 6,
         "random_state": 0,
         "contamination": 0.1,
         "verbose": False,
+        "statistic": "reconstruction" if name == "channels" else "likelihood",
     }
     scores = [VAEDetector(**{**base, **changed}).fit(X).score_samples(X) for changed in ({}, {name: OTHERS[name]})]
     assert not np.allclose(*scores, atol=1e-4)
@@ -394,6 +409,7 @@ def test_every_option_changes_scores(name: str) -> None:
         ({"draws": 0}, "draws=0.*at least 1"),
         ({"adversarial": -0.1}, r"adversarial=-0\.1.*at least 0"),
         ({"hidden": ()}, r"hidden=\(\).*positive integers"),
+        ({"channels": 0}, "channels=0.*at least 1"),
     ],
 )
 def test_invalid_options_are_named(options: dict[str, Any], message: str) -> None:
@@ -409,6 +425,99 @@ def test_bfloat16_training_is_finite(latent: str) -> None:
     loss.backward()
     assert loss.dtype == torch.float32
     assert all(p.grad is not None and p.grad.isfinite().all() for p in vae.parameters())
+
+
+LABELLED = Space(
+    (3, 6, 5),
+    (*Space.pixels(3, 6, 5).names, "label"),
+    ("pixel",) * 90 + ("cell",),
+    ((),) * 90 + ((0.0, 1.0, 2.0),),
+    (False,) * 91,
+    (0.0,) * 90 + (0.01,),
+    (False,) * 90 + (True,),
+)
+"""Colour images of one of three kinds."""
+
+
+class TestImages:
+    def test_the_masses_of_all_images_sum_to_one(self) -> None:
+        """Of two pixels, by codes that are summed over; those of bounds sum to less."""
+        levels = pixels(np.arange(256))
+        every = torch.cartesian_prod(levels[:, 0], levels[:, 0])
+        options: dict[str, Any] = {"channels": 2, "latent_dim": 1}
+        with torch.no_grad():
+            exact = make(Space.pixels(1, 1, 2), latent="discrete", **options).log_prob(every)
+            bound = make(Space.pixels(1, 1, 2), draws=8, **options).log_prob(every)
+        assert exact.double().exp().sum().item() == pytest.approx(1.0, abs=1e-4)
+        assert bound.double().exp().sum().item() < 1.05
+
+    @every_latent
+    def test_abilities_of_every_code_and_of_images_with_labels(self, latent: str) -> None:
+        vae = make(LABELLED, latent=latent, channels=4, adversarial=1.0, scale=0.1)
+        with runtime.seeded(0):
+            x = torch.cat([2 * torch.randint(256, (6, 90)) + 1, torch.full((6, 1), 256.0)], 1) / 256 - 1
+            x[:, -1] = torch.tensor([0.0, 1, 2, 0, 1, 2])
+            losses = [loss(x) for _, loss in vae.objectives()]
+            drawn = vae.sample(4, x[:4, -1:])
+        assert len(losses) == 2
+        assert all(loss.shape == (6,) and loss.isfinite().all() for loss in losses)
+        sum(loss.sum() for loss in losses).backward()  # type: ignore[union-attr]
+        assert all(p.grad is not None for p in [*vae.encoder.parameters(), *vae.decoder.parameters()])
+        with torch.no_grad():
+            scores, made = vae.log_prob(x), vae.reconstruct(x)
+            assert torch.equal(made[:, -1], x[:, -1])
+            assert made.abs().max() <= 2
+            assert vae.features(x).shape[0] == 6
+            assert vae.latent(x).shape == (6, vae.code.width)
+            torch.testing.assert_close(vae.log_prob(x[2:3]), scores[2:3], rtol=1e-4, atol=1e-3)
+            other = x.clone()
+            other[:, -1] = 2 - x[:, -1]
+            assert (vae.log_prob(other) != scores)[x[:, -1] != 1].all()
+        levels = (drawn[:, :-1] + 1) * 128 - 0.5
+        assert torch.equal(levels, levels.round())
+        assert levels.min() >= 0
+        assert levels.max() <= 255
+
+    def test_codes_of_labelled_and_of_plain_images_are_summed_alike(self) -> None:
+        plain = make(Space.pixels(1, 5, 4), latent="discrete", channels=4, latent_dim=1)
+        with runtime.seeded(0):
+            x = (2 * torch.randint(256, (7, 20)) + 1) / 256 - 1
+        codes, log_share = plain.code.enumerate()  # type: ignore[operator]
+        with torch.no_grad():
+            each = [plain.observation.log_prob(plain.decoder(c[:, None].expand(-1, 7)), x.t()) for c in codes.t()]
+            torch.testing.assert_close(plain.log_prob(x), (torch.stack(each) + log_share[:, None]).logsumexp(0))
+
+    def test_defaults_of_images(self) -> None:
+        table, image = VAE(784), VAE(Space.pixels(1, 28, 28))
+        assert (table.passes, table.work, table.rate, table.code.units) == (16, 0, 1.0, 16)
+        assert (image.passes, image.code.units) == (2, 32)
+        assert image.rate < 1
+        assert image.work == image.encoder.work + image.decoder.work
+        # An image costs a pass of the encoder and of two decoders, its features and its reconstruction another two.
+        assert 3 * image.encoder.work + 3 * image.decoder.work < 25e6
+        assert image.features(torch.zeros(2, 784)).shape[1] <= 4096
+
+    def test_digits_are_learned_within_seconds(self, tmp_path: Any) -> None:
+        images = digits(1797)
+        train, test = images[:1500], images[1500:]
+        detector = VAEDetector(channels=8, latent_dim=12, max_epochs=40, statistic="reconstruction", **QUICK)
+        scores = detector.fit(train).score_samples(test)
+        mean = pixels(train).mean(0)
+        error = (pixels(test) - mean).square().mean()
+        assert -scores.mean() < 0.5 * error.item()
+        assert detector.history_[-1]["active_units"] >= 4
+        bits = -detector.score(test) / 64 / math.log(2)
+        assert 3.0 < bits < 5.2
+        assert np.array_equal(detector.score_samples(test[3:5]), scores[3:5])
+        codes = detector.transform(test)
+        assert codes.shape == (297, 12)
+        assert np.array_equal(detector.transform(test[::-1]), codes[::-1])
+        drawn = detector.sample(200, random_state=0)
+        assert drawn.shape == (200, 8, 8)
+        assert drawn.dtype == np.uint8
+        assert np.abs(drawn.mean(0) - train.mean(0)).mean() < 20
+        detector.save(tmp_path / "m")
+        assert np.array_equal(anomgen.load(tmp_path / "m").score_samples(test), scores)
 
 
 CAUSES = {"horseshoe": (2, 6, 2), "rectified": (4, 12, 6), "piecewise": (2, 6, 2), "discrete": (2, 6, 2)}

@@ -11,6 +11,7 @@ from anomgen.generative import Space
 from anomgen.nn.affine import LOG_RANGE, softclip
 from anomgen.nn.arguments import check_choice
 from anomgen.nn.levels import Levels
+from anomgen.nn.pixels import Pixels
 
 NOISES = ("gaussian", "student")
 NARROW = -0.5
@@ -128,3 +129,15 @@ class Observation(nn.Module):
             return numbers
         x = numbers.new_empty(self.dim, numbers.shape[1])
         return x.index_copy(0, self.real, numbers).index_copy(0, self.cells, codes.to(x.dtype))
+
+
+def make_observation(space: Space, noise: str = "gaussian") -> Observation | Pixels:
+    """The likelihood of rows: of images, :class:`Pixels`; of tables, an :class:`Observation` under a kind of noise.
+
+    Raises
+    ------
+    ValueError
+        For an unknown kind of noise.
+    """
+    check_choice("decoder", noise, NOISES)
+    return Observation(space, noise) if space.image is None else Pixels(space)

@@ -56,18 +56,29 @@ class SpectralMLP(MLP):
     def layers(self) -> list[tuple[Tensor, Tensor]]:
         """Return the normalized weight and the bias of every layer, first layer first."""
         return [
-            (weight / self._largest(weight, self.get_buffer(f"direction{layer}")), bias)
+            (weight / largest(weight, self.get_buffer(f"direction{layer}"), self.training), bias)
             for layer, (weight, bias) in enumerate(super().layers())
         ]
 
-    def _largest(self, weight: Tensor, direction: Tensor) -> Tensor:
-        if not self.training:
-            largest: Tensor = torch.linalg.matrix_norm(weight, 2)
-            return largest.clamp_min(1e-12)
-        with torch.no_grad():
-            right = normalize(weight.t() @ direction, dim=0)
-            direction.copy_(normalize(weight @ right, dim=0))
-        return (direction.clone() @ weight @ right).clamp_min(1e-12)
+
+def largest(weight: Tensor, direction: Tensor, training: bool) -> Tensor:
+    """Largest singular value of a matrix, never zero.
+
+    Parameters
+    ----------
+    weight : Tensor of shape (high, low)
+    direction : Tensor of shape (high,)
+        Left singular vector as far as it is known; improved in place, by one step of power iteration, in training.
+    training : bool
+        Whether to trust the direction; otherwise the value is exact.
+    """
+    if not training:
+        exact: Tensor = torch.linalg.matrix_norm(weight, 2)
+        return exact.clamp_min(1e-12)
+    with torch.no_grad():
+        right = normalize(weight.t() @ direction, dim=0)
+        direction.copy_(normalize(weight @ right, dim=0))
+    return (direction.clone() @ weight @ right).clamp_min(1e-12)
 
 
 def steepness(function: Callable[[Tensor], Tensor], start: Tensor, end: Tensor) -> Tensor:
