@@ -7,11 +7,21 @@ import warnings
 
 from anomgen.generative import GenerativeModel, Space, missing_abilities
 from anomgen.statistic.base import Statistic
+from anomgen.statistic.dose import Dose
 from anomgen.statistic.features import Features
+from anomgen.statistic.image import Complexity
 from anomgen.statistic.likelihood import Discriminator, Energy, Likelihood, Reconstruction, Typicality
+from anomgen.statistic.ratio import Ratio
+from anomgen.statistic.scores import GradientNorm, LatentFit, ScoreNorms
 
 STATISTICS: dict[str, type[Statistic]] = {
     "likelihood": Likelihood,
+    "complexity": Complexity,
+    "ratio": Ratio,
+    "gradient": GradientNorm,
+    "score_norms": ScoreNorms,
+    "latent_fit": LatentFit,
+    "dose": Dose,
     "typicality": Typicality,
     "energy": Energy,
     "reconstruction": Reconstruction,
