@@ -1,7 +1,16 @@
 """Files in, scores out: a chunk at a time, so that files may be larger than memory."""
 
-from anomgen.batch.job import ScoredFile, Summary, evaluate, score_files
+from anomgen.batch.job import QUARANTINE, ScoredFile, Summary, evaluate, score_files
 from anomgen.batch.rows import read_training_rows, write_rows
 from anomgen.batch.schema import SchemaError
 
-__all__ = ["SchemaError", "ScoredFile", "Summary", "evaluate", "read_training_rows", "score_files", "write_rows"]
+__all__ = [
+    "QUARANTINE",
+    "SchemaError",
+    "ScoredFile",
+    "Summary",
+    "evaluate",
+    "read_training_rows",
+    "score_files",
+    "write_rows",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from anomgen.batch.rows import Inputs, is_normal, write_whole
-from anomgen.batch.schema import open_checked, to_score
-from anomgen.data import Source, read_label
-from anomgen.data.sources import find_files
+from anomgen.batch.inputs import Input, Inputs, Mode, open_inputs
+from anomgen.batch.rows import is_normal, write_whole
+from anomgen.batch.schema import image_encoder
+from anomgen.data import BadFile
 from anomgen.detector import Detector
 from anomgen.families import load
 
@@ -27,23 +28,27 @@ SAMPLE = 100_000
 LEVELS = (0.001, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 RESULTS = ("row", "source", "score", "is_anomaly")
 SUMMARY = "_summary.json"
+QUARANTINE = "_quarantine.csv"
 
 
 @dataclass(frozen=True)
 class ScoredFile:
-    """One input file and its scores.
+    """One input file, or folder of images, and its scores.
 
     Parameters
     ----------
     source, output : str
-        The file scored, and the name of the file of scores.
+        What was scored, and the name of the file of scores.
     rows, flagged : int
+    bad : int
+        Files of images that could not be read.
     """
 
     source: str
     output: str
     rows: int
     flagged: int
+    bad: int = 0
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,8 @@ class Summary:
     Parameters
     ----------
     rows, flagged : int
+    bad : int
+        Files of images that could not be read and have no score; ``_quarantine.csv`` names them.
     threshold : float
         Rows with a lower score are flagged.
     seconds, rows_per_s : float
@@ -66,6 +73,7 @@ class Summary:
 
     rows: int
     flagged: int
+    bad: int
     threshold: float
     seconds: float
     rows_per_s: float
@@ -81,30 +89,43 @@ def score_files(
     *,
     keep: Sequence[str] = (),
     threshold: float | None = None,
+    mode: Mode = None,
+    maps: str | Path | None = None,
     chunk_rows: int = 65_536,
     overwrite: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> Summary:
-    """Score CSV, Parquet or npz files in constant memory; each gives one Parquet file of scores.
+    """Score CSV, Parquet, npz or IDX files, or folders of images, in constant memory: one Parquet file of scores each.
 
-    Its columns are ``row`` (number of the row in its file, from 0), ``source``, those of `keep`, ``score`` (nats; the
-    higher, the more normal) and ``is_anomaly``. It appears under its name when it is complete; the last file written
-    is ``_summary.json``. The bytes of the scores do not depend on `chunk_rows`.
+    Its columns are ``row`` (number of the row in its file, from 0), ``source``, for folders of images ``file`` (the
+    path of the image below the folder), those of `keep`, ``score`` (nats; the higher, the more normal) and
+    ``is_anomaly``. It appears under its name when it is complete; the last file written is ``_summary.json``. The bytes
+    of the scores do not depend on `chunk_rows`.
+
+    Image files that cannot be read get no row. They are counted, and listed in ``_quarantine.csv`` with the reason.
 
     Parameters
     ----------
     model : Detector or path
         A fitted detector, or where one was saved.
-    inputs : path, pattern, or sequence of them
-        Files, folders or patterns. Columns that the detector does not know are ignored.
+    inputs : path, pattern, ImageFolder, or sequence of them
+        Files, folders or patterns. Columns that the detector does not know are ignored. For a detector of images a
+        folder that holds image files is read as these, resized as the training images were; image files named singly
+        are scored together.
     out : path
         Folder for the scores; made if missing.
     keep : sequence of str
-        Columns (arrays, in npz files) to copy into the output, such as an identifier or a label.
+        Columns (arrays, in npz files) to copy into the output, such as an identifier or a label. A folder of images
+        has ``"label"``, the sub-folder that an image lies in.
     threshold : float, optional
         Instead of the detector's own.
+    mode : {"L", "RGB"}, optional
+        Convert image files to grey or colour; see :class:`anomgen.data.ImageFolder`.
+    maps : path, optional
+        Folder for a PNG file of every image with its heat on top, see :func:`anomgen.explain.overlay`; with several
+        inputs it gets a sub-folder for each.
     chunk_rows : int
-        Rows scored at a time.
+        Rows scored at a time; of images fewer, as memory asks for.
     overwrite : bool
         Whether scores of an earlier job are removed from `out` first.
     progress : callable, optional
@@ -128,18 +149,25 @@ def score_files(
     taken = [name for name in keep if name in RESULTS]
     if taken:
         raise ValueError(f"keep={list(keep)}: {taken[0]!r} is a column of the output already; rename it in the input")
-    sources = [open_checked(detector, path, keep, chunk_rows) for path in find_files(inputs)]
+    if maps is not None and image_encoder(detector) is None:
+        raise ValueError("maps= are of images, and the detector was fitted on a table")
+    parts = open_inputs(detector, inputs, keep, chunk_rows, mode)
     folder = _empty_folder(Path(out), overwrite)
-    tally, files, began = _Tally(), [], time.perf_counter()
-    for source, output in zip(sources, _outputs(sources), strict=True):
+    tally, files, bad, began = _Tally(), [], [], time.perf_counter()
+    for part, output in zip(parts, _outputs(parts), strict=True):
         rows, flagged = tally.rows, tally.flagged
-        tables = _scored(detector, source, keep, limit, tally, progress)
+        drawn = None if maps is None else Path(maps, output.removesuffix(".parquet")) if len(parts) > 1 else Path(maps)
+        tables = _scored(detector, part, limit, tally, drawn, progress)
         write_whole(folder / output, partial(_write, tables))
-        files.append(ScoredFile(str(source.files[0]), output, tally.rows - rows, tally.flagged - flagged))
+        files.append(ScoredFile(part.name, output, tally.rows - rows, tally.flagged - flagged, len(part.bad)))
+        bad += [(part.name, *found) for found in part.bad]
+    if bad:
+        write_whole(folder / QUARANTINE, partial(_write_bad, bad))
     seconds = time.perf_counter() - began
     summary = Summary(
         rows=tally.rows,
         flagged=tally.flagged,
+        bad=len(bad),
         threshold=limit,
         seconds=seconds,
         rows_per_s=tally.rows / seconds,
@@ -221,35 +249,45 @@ class _Tally:
 
 def _scored(
     detector: Detector,
-    source: Source,
-    keep: Sequence[str],
+    part: Input,
     threshold: float,
     tally: _Tally,
+    maps: Path | None,
     progress: Callable[[int], None] | None,
 ) -> Iterator[Any]:
     """One Arrow table of results a chunk."""
     import pyarrow as pa
 
-    path, start = source.files[0], 0
-    arrays = {} if source.schema else {name: read_label(path, name) for name in keep}
-    for chunk in source.chunks():
-        scores = detector.score_samples(to_score(detector, source, chunk))
+    start = 0
+    for rows, kept in part.chunks():
+        scores = detector.score_samples(rows)
         flagged = scores < threshold
         tally.add(scores, flagged)
         end = start + len(scores)
-        kept = {name: arrays[name][start:end] if arrays else chunk[name] for name in keep}
         yield pa.table(
             {
                 "row": pa.array(np.arange(start, end)),
-                "source": pa.repeat(str(path), len(scores)),
+                "source": pa.repeat(part.name, len(scores)),
                 **{name: pa.array(values, from_pandas=True) for name, values in kept.items()},
                 "score": scores,
                 "is_anomaly": flagged,
             }
         )
+        if maps is not None:
+            _draw(detector, rows, maps, kept.get("file", [f"{row}.png" for row in range(start, end)]))
         start = end
         if progress is not None:
             progress(len(scores))
+
+
+def _draw(detector: Detector, images: Any, folder: Path, names: Sequence[str]) -> None:
+    """A picture of every image with its heat on top; those of other formats keep their ending before that of PNG."""
+    from anomgen.explain import save_overlays
+
+    encoder = image_encoder(detector)
+    assert encoder is not None
+    files = [name if name.lower().endswith(".png") else f"{name}.png" for name in names]
+    save_overlays(folder, encoder.levels(images), detector.score_map(images), files)
 
 
 def _write(tables: Iterable[Any], path: Path) -> None:
@@ -269,15 +307,19 @@ def _write(tables: Iterable[Any], path: Path) -> None:
             writer.write_table(held.combine_chunks(), ROW_GROUP)
 
 
-def _outputs(sources: Sequence[Source]) -> list[str]:
+def _write_bad(bad: Sequence[tuple[str, ...]], path: Path) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("source", *BadFile._fields), *bad])
+
+
+def _outputs(parts: Sequence[Input]) -> list[str]:
     """A name for every output: that of its input, numbered where two inputs have the same."""
     names: list[str] = []
-    for source in sources:
-        stem = source.files[0].name.split(".")[0]
-        number = 1
+    for part in parts:
+        stem, number = part.stem, 1
         while f"{stem}.parquet" in names:
             number += 1
-            stem = f"{source.files[0].name.split('.')[0]}-{number}"
+            stem = f"{part.stem}-{number}"
         names.append(f"{stem}.parquet")
     return names
 
@@ -302,7 +344,7 @@ def _is_ours(path: Path) -> bool:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    if path.name == SUMMARY or path.name.endswith(".partial"):
+    if path.name in (SUMMARY, QUARANTINE) or path.name.endswith(".partial"):
         return True
     try:
         return path.suffix == ".parquet" and set(RESULTS) <= set(pq.read_schema(path).names)

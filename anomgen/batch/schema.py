@@ -13,7 +13,9 @@ import numpy as np
 import pandas as pd
 
 from anomgen.data import Source, open_source, read_label
+from anomgen.data.arrays import is_array
 from anomgen.detector import Detector
+from anomgen.encode import ImageEncoder, JointEncoder
 
 FITS = {
     "number": ("number",),
@@ -59,13 +61,13 @@ def open_checked(detector: Detector, path: Path, keep: Sequence[str], chunk_rows
         Naming the file and every column that is missing or of another type.
     """
     encoder = detector.encoder_
-    if path.name.endswith(".npz"):
+    if is_array(path):
         return _open_arrays(detector, path, keep, chunk_rows)
     is_csv = path.name.endswith((".csv", ".csv.gz"))
     types = _csv_types(detector) if is_csv else {}
     found = open_source(path, types={name: kind for name, kind in types.items() if kind == "string"})
     _check_kept(path, keep, found.names)
-    if encoder.container_ == "array":
+    if encoder.container_ != "frame":
         names = [name for name in found.names if name not in keep]
         _check_width(detector, path, (len(names),))
         wrong = [
@@ -86,7 +88,7 @@ def to_score(detector: Detector, source: Source, chunk: Any) -> Any:
     encoder = detector.encoder_
     if not isinstance(chunk, pd.DataFrame):
         return chunk
-    if encoder.container_ == "array":
+    if encoder.container_ != "frame":
         return chunk[list(source.names)].to_numpy(np.float64, na_value=np.nan)
     # Excluded columns are never looked at, and files need not have them.
     rows = chunk.reindex(columns=[str(name) for name in encoder.names_])
@@ -99,12 +101,30 @@ def _open_arrays(detector: Detector, path: Path, keep: Sequence[str], chunk_rows
         names = [column.name for column in detector.encoder_.columns_]
         raise SchemaError(f"{path} holds an array, but the detector was fitted on columns with names: {names[:10]}")
     source = open_source(path, chunk_rows=chunk_rows)
-    _check_width(detector, path, next(open_source(path, chunk_rows=1).chunks()).shape[1:])
+    first = next(open_source(path, chunk_rows=1).chunks())
+    images = image_encoder(detector)
+    if images is None:
+        _check_width(detector, path, first.shape[1:])
+    else:
+        _check_image(images, path, first)
     for name in keep:
         rows = len(read_label(path, name))
         if rows != source.rows:
             raise SchemaError(f"{path}: array {name!r} has {rows} rows, but X has {source.rows}")
     return source
+
+
+def image_encoder(detector: Detector) -> ImageEncoder | None:
+    """The encoder of images of a detector that was fitted on some."""
+    encoder = detector.encoder_.rows_ if isinstance(detector.encoder_, JointEncoder) else detector.encoder_
+    return encoder if isinstance(encoder, ImageEncoder) else None
+
+
+def _check_image(encoder: ImageEncoder, path: Path, first: Any) -> None:
+    try:
+        encoder.levels(first)
+    except ValueError as error:
+        raise SchemaError(f"{path} does not fit the detector: {error}") from error
 
 
 def _check_kept(path: Path, keep: Sequence[str], present: Sequence[str]) -> None:
@@ -156,7 +176,7 @@ def _strict_roles(detector: Detector) -> dict[str, str]:
 
 def _csv_types(detector: Detector) -> dict[str, str]:
     """Arrow types of the columns of a CSV file, where what it looks like must not decide: ``007`` can be text."""
-    if detector.encoder_.container_ == "array":
+    if detector.encoder_.container_ != "frame":
         return {}
     return {
         name: {"number": "double", "category": "string", "bool": "bool"}[role]

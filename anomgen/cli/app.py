@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter, validators
 from cyclopts.config import Env, Toml
 
 from anomgen import __version__
-from anomgen.cli.output import check_free, exit_code, print_error, print_facts, print_table, row_counter, share
+from anomgen.cli.output import (
+    bad_files,
+    check_free,
+    exit_code,
+    print_error,
+    print_facts,
+    print_table,
+    row_counter,
+    share,
+)
 from anomgen.cli.parameters import UsageError, parse_conditions, parse_parameters
 
 if TYPE_CHECKING:
@@ -34,6 +43,7 @@ app = App(
 )
 
 Flags = Parameter(negative="")
+Mode = Literal["L", "RGB"] | None
 AT_LEAST_ONE = validators.Number(gte=1)
 
 
@@ -77,6 +87,8 @@ def fit(
     set_: Annotated[list[str] | None, Parameter(name="--set", negative="")] = None,
     contamination: float | None = None,
     max_epochs: Annotated[int | None, Parameter(validator=AT_LEAST_ONE)] = None,
+    mode: Mode = None,
+    skip_bad: Annotated[bool, Flags] = False,
     seed: int = 0,
     device: str = "auto",
     overwrite: Annotated[bool, Flags] = False,
@@ -88,13 +100,13 @@ def fit(
     Parameters
     ----------
     data
-        CSV, Parquet or npz files, folders or patterns.
+        CSV, Parquet, npz or IDX files, folders or patterns, or a folder of images.
     out
         Folder to save the model in.
     model
         Family of the detector.
     label
-        Column that is a label: never a feature.
+        Column that is a label: never a feature. A folder of images has one called label, its sub-folders.
     normal
         Learn only from the rows with this label.
     set_
@@ -103,6 +115,10 @@ def fit(
         Share of the training rows that the threshold flags.
     max_epochs
         Passes over the rows at most.
+    mode
+        Convert image files to grey (L) or colour (RGB).
+    skip_bad
+        Leave out image files that cannot be read.
     seed
         Seeds everything that is random.
     device
@@ -128,12 +144,14 @@ def fit(
 
         callback = MLflowCallback(experiment=experiment, log_model=True)
         detector.set_params(callbacks=(callback,))
-    rows = read_training_rows(list(data), label, normal)
+    on_bad: Literal["fail", "quarantine"] = "quarantine" if skip_bad else "fail"
+    rows = read_training_rows(list(data), label, normal, size=detector.image_size, mode=mode, on_bad=on_bad)
     detector.fit(rows)
     detector.save(out, overwrite=overwrite)
     print_facts(
         {
-            "fitted": f"{type(detector).__name__} to {len(rows):,} rows of {detector.n_features_in_} columns",
+            "fitted": f"{type(detector).__name__} to {_size(detector, len(rows))}",
+            "left out": bad_files(getattr(rows, "bad", ())),
             **_learned(detector),
             "model": out,
             "run": callback and callback.run_id,
@@ -152,6 +170,8 @@ def score(
     normal: str = "0",
     keep: Annotated[list[str] | None, Parameter(negative="")] = None,
     threshold: float | None = None,
+    mode: Mode = None,
+    maps: Path | None = None,
     chunk_rows: Annotated[int, Parameter(validator=AT_LEAST_ONE)] = 65_536,
     overwrite: Annotated[bool, Flags] = False,
 ) -> None:
@@ -162,17 +182,22 @@ def score(
     model
         Folder of a saved model, or an MLflow address such as models:/name@champion.
     inputs
-        CSV, Parquet or npz files, folders or patterns.
+        CSV, Parquet, npz or IDX files, folders or patterns; image files or folders of them for a model of images.
     out
         Folder for the scores.
     label
-        Column that is a label: kept beside the scores, which are then judged by AUROC and AUPRC.
+        Column that is a label: kept beside the scores, which are then judged by AUROC and AUPRC. A folder of images has
+        one called label, its sub-folders.
     normal
         The label of normal rows.
     keep
         Column to copy beside the scores; may be repeated.
     threshold
         Flag rows that score lower, instead of by the model's own threshold.
+    mode
+        Convert image files to grey (L) or colour (RGB).
+    maps
+        Folder for a picture of every image that shows where it is unusual.
     chunk_rows
         Rows held in memory at a time; changes no score.
     overwrite
@@ -180,7 +205,7 @@ def score(
     """
     if not inputs:
         raise UsageError("score: name at least one file to score")
-    from anomgen.batch import evaluate, score_files
+    from anomgen.batch import QUARANTINE, evaluate, score_files
 
     kept = list(dict.fromkeys([*(keep or []), *([label] if label else [])]))
     detector = _load(model)
@@ -192,6 +217,8 @@ def score(
             out,
             keep=kept,
             threshold=threshold,
+            mode=mode,
+            maps=maps,
             chunk_rows=chunk_rows,
             overwrite=overwrite,
             progress=progress,
@@ -201,12 +228,14 @@ def score(
         {
             "scored": f"{summary.rows:,} rows, {summary.rows_per_s:,.0f} rows/s",
             "flagged": share(summary.flagged, summary.rows),
+            "unreadable": f"{summary.bad:,} files, see {out / QUARANTINE}" if summary.bad else None,
             "threshold": f"{summary.threshold:.6g} {unit}".rstrip(),
             "median score": f"{summary.quantiles['0.5']:.6g} {unit}".rstrip(),
             "AUROC": f"{quality['auroc']:.4f}" if quality else None,
             "AUPRC": f"{quality['auprc']:.4f}" if quality else None,
             "caught": f"{quality['recall']:.1%} of the anomalies" if quality else None,
             "scores": out,
+            "maps": maps,
         }
     )
 
@@ -229,7 +258,7 @@ def sample(
     model
         Folder of a saved model, or an MLflow address such as models:/name@champion.
     out
-        File to write: .csv, .parquet or .npz.
+        File to write: .csv, .parquet or .npz; of images an .npz file or, without an ending, a folder of PNG files.
     n
         How many rows.
     seed
@@ -243,9 +272,10 @@ def sample(
     check_free(out, overwrite)
     from anomgen.batch import write_rows
 
-    rows = _draw(_load(model), n, seed, condition or [])
-    write_rows(rows, out)
-    print_facts({"drawn": f"{len(rows):,} rows of {rows.shape[1]} columns", "rows": out})
+    detector = _load(model)
+    rows = _draw(detector, n, seed, condition or [])
+    write_rows(rows, out, detector)
+    print_facts({"drawn": _size(detector, len(rows), rows.shape[1]), "rows": out})
 
 
 @app.command
@@ -290,6 +320,14 @@ def _new_detector(family: str, assignments: list[str], **flags: Any) -> Detector
     except ValueError as error:
         raise UsageError(str(error)) from None
     return chosen(**{**given, **parameters})
+
+
+def _size(detector: Detector, rows: int, columns: int | None = None) -> str:
+    """How many rows of what."""
+    encoder = detector.encoder_
+    if encoder.container_ == "images":
+        return f"{rows:,} {encoder.describe()[0]['kind']} images"
+    return f"{rows:,} rows of {columns or detector.n_features_in_} columns"
 
 
 def _draw(detector: Detector, n: int, seed: int, condition: list[str]) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,11 @@ def print_table(rows: list[dict[str, Any]]) -> None:
 def share(part: int, whole: int) -> str:
     """A count and its share."""
     return f"{part:,} of {whole:,} ({part / whole:.2%})"
+
+
+def bad_files(bad: Sequence[Any]) -> str | None:
+    """How many files were left out, and the first of them."""
+    return f"{len(bad):,} unreadable files, first {bad[0].file}: {bad[0].reason}" if bad else None
 
 
 @contextmanager

@@ -82,6 +82,8 @@ class ImageFolder:
     """
 
     is_image_source = True
+    first: Path
+    """The file whose size and kind all others are compared with."""
 
     def __init__(
         self,
@@ -102,6 +104,7 @@ class ImageFolder:
         self._bad: list[BadFile] = []
         self._checked = False
         headers = self._headers()
+        self.first = self._files[0]
         self._kind = mode or _one_kind(self._files, headers)
         self._shape = self.size or _one_size(self._files, headers)
         self._checked = on_bad == "fail"

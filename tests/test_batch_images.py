@@ -1,0 +1,369 @@
+"""Scoring, fitting and drawing images through files, by the job and by the command line."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+import anomgen
+from anomgen import MixtureDetector, batch
+from anomgen.batch import inputs
+from anomgen.cli.app import app
+from anomgen.data import ImageFolder
+
+SIDES = (6, 7)
+RNG = np.random.default_rng(0)
+RAMP = np.add.outer(np.arange(6), 2 * np.arange(7)) * 8.0
+GREY = np.clip(RAMP + RNG.normal(60, 12, (80, *SIDES)), 0, 255).astype(np.uint8)
+COLOUR = np.stack([GREY, GREY // 2, 255 - GREY], axis=3)
+
+
+def detector_of(images: Any, **options: Any) -> MixtureDetector:
+    settings = {"components": 1, "statistic": "typicality", "random_state": 0, **options}
+    return MixtureDetector(**settings).fit(images)
+
+
+def save(folder: Path, images: Any, suffix: str = "png") -> list[Path]:
+    files = [folder / f"{i:02d}.{suffix}" for i in range(len(images))]
+    folder.mkdir(parents=True, exist_ok=True)
+    for file, image in zip(files, images, strict=True):
+        Image.fromarray(image).save(file)
+    return files
+
+
+def run(*arguments: Any) -> int:
+    """The exit code of a command line, run in this process."""
+    with pytest.raises(SystemExit) as ended:
+        app.meta([str(argument) for argument in arguments])
+    return int(ended.value.code or 0)
+
+
+@pytest.fixture(scope="module")
+def grey() -> MixtureDetector:
+    return detector_of(GREY)
+
+
+@pytest.fixture(scope="module")
+def colour() -> MixtureDetector:
+    return detector_of(COLOUR)
+
+
+@pytest.fixture
+def tiles(tmp_path: Path) -> Path:
+    """A folder of 20 images in two sub-folders, with a cut, an empty and a transparent file among them."""
+    save(tmp_path / "tiles" / "good", GREY[:15])
+    save(tmp_path / "tiles" / "crack", GREY[15:20, ::-1])
+    cut, empty, clear = (tmp_path / "tiles" / "good" / f"{name}.png" for name in ("03cut", "90empty", "91clear"))
+    cut.write_bytes((tmp_path / "tiles" / "good" / "00.png").read_bytes()[:60])
+    empty.touch()
+    Image.fromarray(np.zeros((*SIDES, 4), np.uint8)).convert("LA").save(clear)
+    return tmp_path / "tiles"
+
+
+# ---------------------------------------------------------------------- scoring
+
+
+def test_every_image_of_a_folder_gets_a_score_beside_its_name(
+    grey: MixtureDetector, tiles: Path, tmp_path: Path
+) -> None:
+    summary = batch.score_files(grey, tiles, tmp_path / "out", keep=["label"], chunk_rows=4)
+    scores = pd.read_parquet(tmp_path / "out" / "tiles.parquet")
+    assert list(scores.columns) == ["row", "source", "file", "label", "score", "is_anomaly"]
+    names = [f"crack/{i:02d}.png" for i in range(5)] + [f"good/{i:02d}.png" for i in range(15)]
+    assert scores["file"].tolist() == names
+    assert scores["label"].tolist() == ["crack"] * 5 + ["good"] * 15
+    assert set(scores["source"]) == {str(tiles)}
+    expected = grey.score_samples(np.concatenate([GREY[15:20, ::-1], GREY[:15]]))
+    np.testing.assert_array_equal(scores["score"], expected)
+    np.testing.assert_array_equal(scores["row"], np.arange(20))
+    assert (summary.rows, summary.bad, summary.files[0].bad) == (20, 3, 3)
+    assert json.loads((tmp_path / "out" / "_summary.json").read_text())["bad"] == 3
+    assert batch.evaluate(tmp_path / "out", "label", "good")["auroc"] == 1.0
+
+
+def test_bad_files_are_listed_with_their_reasons(grey: MixtureDetector, tiles: Path, tmp_path: Path) -> None:
+    batch.score_files(grey, tiles, tmp_path / "out")
+    with (tmp_path / "out" / batch.QUARANTINE).open(newline="") as file:
+        header, *listed = list(csv.reader(file))
+    assert header == ["source", "file", "reason"]
+    assert [row[:2] for row in listed] == [[str(tiles), f"good/{name}.png"] for name in ("03cut", "90empty", "91clear")]
+    for (*_, reason), part in zip(listed, ("cannot be read", "empty", "transparent"), strict=True):
+        assert part in reason
+    batch.score_files(grey, tiles / "crack", tmp_path / "out", overwrite=True)
+    assert not (tmp_path / "out" / batch.QUARANTINE).exists()
+
+
+@pytest.mark.parametrize("chunk_rows", [1, 7])
+def test_no_byte_depends_on_the_chunks(
+    grey: MixtureDetector, tiles: Path, tmp_path: Path, chunk_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch.score_files(grey, tiles, tmp_path / "whole")
+    monkeypatch.setattr(inputs, "PIXELS", 3 * 42)
+    told: list[int] = []
+    batch.score_files(grey, tiles, tmp_path / "cut", chunk_rows=chunk_rows, progress=told.append)
+    assert max(told) == min(chunk_rows, 3)
+    assert (tmp_path / "whole" / "tiles.parquet").read_bytes() == (tmp_path / "cut" / "tiles.parquet").read_bytes()
+
+
+def test_arrays_and_files_named_singly(grey: MixtureDetector, tmp_path: Path) -> None:
+    np.savez(tmp_path / "some.npz", images=GREY[:9], kind=np.arange(9))
+    head = bytes([0, 0, 8, 3]) + b"".join(side.to_bytes(4, "big") for side in (9, *SIDES))
+    (tmp_path / "some-ubyte").write_bytes(head + GREY[:9].tobytes())
+    files = save(tmp_path / "pictures", GREY[:9])
+    expected = grey.score_samples(GREY[:9])
+    for place in ("some.npz", "some-ubyte", files, str(tmp_path / "pictures" / "*.png"), ImageFolder(files)):
+        given: Any = tmp_path / place if isinstance(place, str) else place
+        batch.score_files(grey, given, tmp_path / "out", overwrite=True)
+        [output] = (tmp_path / "out").glob("*.parquet")
+        np.testing.assert_array_equal(pd.read_parquet(output)["score"], expected)
+    assert output.name == "pictures.parquet"
+    assert pd.read_parquet(output)["file"].tolist() == [file.as_posix() for file in files]
+    kept = {"keep": ["kind"], "overwrite": True}
+    batch.score_files(grey, tmp_path / "some.npz", tmp_path / "out", **kept)
+    assert pd.read_parquet(tmp_path / "out" / "some.parquet")["kind"].tolist() == list(range(9))
+
+
+@pytest.mark.parametrize("layout", ["first", "flat", "unit", "deep"])
+def test_images_of_files_are_laid_out_and_scaled_as_in_training(
+    colour: MixtureDetector, tmp_path: Path, layout: str
+) -> None:
+    """Whatever form the training images had, a PNG file of the same picture scores the same."""
+    options: dict[str, Any] = {"image_shape": (*SIDES, 3)} if layout == "flat" else {}
+    forms = {
+        "first": COLOUR.transpose(0, 3, 1, 2),
+        "flat": COLOUR.reshape(80, -1),
+        "unit": COLOUR / 255.0,
+        "deep": COLOUR.astype(np.uint16) * 257,
+    }
+    detector = detector_of(forms[layout], **options)
+    save(tmp_path / "pictures", COLOUR[:5])
+    batch.score_files(detector, tmp_path / "pictures", tmp_path / "out")
+    scores = pd.read_parquet(tmp_path / "out" / "pictures.parquet")["score"]
+    np.testing.assert_allclose(scores, detector.score_samples(forms[layout][:5]), rtol=1e-6)
+    np.testing.assert_allclose(scores, colour.score_samples(COLOUR[:5]), rtol=1e-4)
+
+
+def test_rows_of_pixels_in_a_table(tmp_path: Path) -> None:
+    flat = GREY.reshape(80, -1).astype(float)
+    detector = detector_of(flat, image_shape=SIDES)
+    pd.DataFrame(flat[:5]).rename(columns=str).assign(day=range(5)).to_parquet(tmp_path / "rows.parquet")
+    batch.score_files(detector, tmp_path / "rows.parquet", tmp_path / "out", keep=["day"])
+    scores = pd.read_parquet(tmp_path / "out" / "rows.parquet")
+    np.testing.assert_array_equal(scores["score"], detector.score_samples(flat[:5]))
+    assert scores["day"].tolist() == list(range(5))
+
+
+def test_images_are_resized_as_in_training(tmp_path: Path) -> None:
+    large = np.kron(GREY, np.ones((1, 2, 3))).astype(np.uint8)
+    save(tmp_path / "train", large)
+    Image.fromarray(GREY[0]).save(tmp_path / "train" / "99.png")
+    rows = batch.read_training_rows(tmp_path / "train", size=SIDES)
+    detector = detector_of(rows, image_size=SIDES)
+    batch.score_files(detector, tmp_path / "train", tmp_path / "out")
+    scores = pd.read_parquet(tmp_path / "out" / "train.parquet")["score"]
+    np.testing.assert_array_equal(scores, detector.score_samples(rows))
+    np.testing.assert_allclose(scores[:80], detector.score_samples(large), rtol=1e-6)
+
+
+def test_what_does_not_fit_is_named_before_the_first_image(
+    grey: MixtureDetector, colour: MixtureDetector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path / "grey", GREY[:3])
+    save(tmp_path / "colour", COLOUR[:3])
+    save(tmp_path / "wide", [np.tile(image, (1, 2)) for image in GREY[:3]])
+    save(tmp_path / "mixed", [GREY[0], GREY[0].T])
+    np.savez(tmp_path / "wide.npz", X=np.zeros((3, 9, 9), np.uint8))
+    np.savez(tmp_path / "float.npz", X=np.full((3, *SIDES), np.nan))
+    monkeypatch.setattr(MixtureDetector, "score_samples", lambda *_: pytest.fail("scored before all was checked"))
+    for detector, place, message in (
+        (grey, "colour", r"colour/00\.png is colour, but the detector was fitted on grey images; .*mode='L'"),
+        (colour, "grey", r"grey/00\.png is grey, but the detector was fitted on colour images; .*mode='RGB'"),
+        (grey, "wide", r"wide/00\.png has 6 x 14 pixels, but the detector was fitted on images of 6 x 7.*image_size="),
+        (grey, "wide.npz", r"wide\.npz does not fit the detector: .*\(9, 9\).*\(6, 7\)"),
+        (grey, "float.npz", r"float\.npz does not fit the detector: .*nan"),
+    ):
+        with pytest.raises(batch.SchemaError, match=message):
+            batch.score_files(detector, [tmp_path / "grey"] * (detector is grey) + [tmp_path / place], tmp_path / "out")
+    with pytest.raises(ValueError, match=r"mixed/00\.png has 6 x 7 pixels and .*mixed/01\.png has 7 x 6"):
+        batch.score_files(grey, tmp_path / "mixed", tmp_path / "out")
+    with pytest.raises(batch.SchemaError, match=r"no 'day' to keep: a folder of images has 'label'"):
+        batch.score_files(grey, tmp_path / "grey", tmp_path / "out", keep=["day"])
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(FileNotFoundError, match="nothing holds no"):
+        batch.score_files(grey, tmp_path / "nothing", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_colours_are_converted_on_request(grey: MixtureDetector, tmp_path: Path) -> None:
+    save(tmp_path / "colour", np.repeat(GREY[:3, :, :, None], 3, axis=3))
+    batch.score_files(grey, tmp_path / "colour", tmp_path / "out", mode="L")
+    scores = pd.read_parquet(tmp_path / "out" / "colour.parquet")["score"]
+    np.testing.assert_array_equal(scores, grey.score_samples(GREY[:3]))
+
+
+def test_a_table_model_takes_no_images(numbers: np.ndarray, tmp_path: Path) -> None:
+    detector = MixtureDetector(random_state=0).fit(numbers)
+    save(tmp_path / "pictures", GREY[:3])
+    for given in (tmp_path / "pictures", ImageFolder(tmp_path / "pictures")):
+        with pytest.raises((FileNotFoundError, batch.SchemaError), match=r"holds no \.parquet|fitted on a table"):
+            batch.score_files(detector, given, tmp_path / "out")
+    np.savez(tmp_path / "rows.npz", X=numbers)
+    with pytest.raises(ValueError, match="fitted on a table"):
+        batch.score_files(detector, tmp_path / "rows.npz", tmp_path / "out", maps=tmp_path / "maps")
+
+
+# ---------------------------------------------------------------------- maps
+
+
+def test_maps_are_written_beside_the_scores(grey: MixtureDetector, tmp_path: Path) -> None:
+    spoilt = GREY[:3].copy()
+    spoilt[1, 2:4, 3:5] = 255
+    save(tmp_path / "a", spoilt)
+    Image.fromarray(GREY[3]).save(tmp_path / "a" / "00.bmp")
+    np.savez(tmp_path / "b.npz", X=spoilt)
+    batch.score_files(
+        grey, [tmp_path / "a", tmp_path / "b.npz"], tmp_path / "out", maps=tmp_path / "maps", chunk_rows=2
+    )
+    drawn = {path.relative_to(tmp_path / "maps").as_posix() for path in (tmp_path / "maps").rglob("*.png")}
+    assert drawn == {f"a/{name}.png" for name in ("00", "00.bmp", "01", "02")} | {f"b/{i}.png" for i in range(3)}
+    expected = anomgen.explain.overlay(spoilt, grey.score_map(spoilt))
+    for name in ("a/01.png", "b/1.png"):
+        np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "maps" / name)), expected[1])
+    assert np.ptp(expected[1][2:4, 3:5], axis=2).min() > 0
+
+
+# ---------------------------------------------------------------------- training rows, drawn rows
+
+
+def test_training_images_by_label(tiles: Path) -> None:
+    with pytest.raises(ValueError, match=r"90empty\.png: it is empty"):
+        batch.read_training_rows(tiles)
+    every = batch.read_training_rows(tiles, on_bad="quarantine")
+    assert isinstance(every, ImageFolder)
+    assert len(every) == 20
+    good = batch.read_training_rows(tiles, "label", "good", on_bad="quarantine")
+    np.testing.assert_array_equal(good.read(), GREY[:15])
+    with pytest.raises(ValueError, match="no row has fine in 'label', which holds crack, good"):
+        batch.read_training_rows(tiles, "label", "fine", on_bad="quarantine")
+    with pytest.raises(ValueError, match="has no column 'kind': a folder of images has 'label'"):
+        batch.read_training_rows(tiles, "kind", on_bad="quarantine")
+    (tiles / "labels.csv").write_text("a\n1\n")
+    with pytest.raises(ValueError, match="holds images and other rows"):
+        batch.read_training_rows(tiles, on_bad="quarantine")
+
+
+@pytest.mark.parametrize("form", ["grey", "colour", "first", "unit"])
+def test_drawn_images_become_files(tmp_path: Path, form: str) -> None:
+    forms = {"grey": GREY, "colour": COLOUR, "first": COLOUR.transpose(0, 3, 1, 2), "unit": GREY / 255.0}
+    detector = detector_of(forms[form])
+    rows = detector.sample(4, random_state=1)
+    batch.write_rows(rows, tmp_path / "drawn.npz", detector)
+    with np.load(tmp_path / "drawn.npz") as stored:
+        assert stored["X"].dtype == rows.dtype
+        np.testing.assert_array_equal(stored["X"], rows)
+    batch.write_rows(rows, tmp_path / "drawn", detector)
+    pictures = ImageFolder(tmp_path / "drawn")
+    assert pictures.names == ("00000.png", "00001.png", "00002.png", "00003.png")
+    levels = np.rint(rows * 255).astype(np.uint8) if form == "unit" else rows
+    np.testing.assert_array_equal(pictures.read(), levels.transpose(0, 2, 3, 1) if form == "first" else levels)
+    batch.write_rows(rows[:2], tmp_path / "drawn", detector)
+    assert len(ImageFolder(tmp_path / "drawn")) == 2
+    (tmp_path / "drawn" / "thesis.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"holds thesis\.txt, which is no numbered image"):
+        batch.write_rows(rows, tmp_path / "drawn", detector)
+    assert (tmp_path / "drawn" / "00001.png").exists()
+    with pytest.raises(ValueError, match=r"written to \.npz, a folder"):
+        batch.write_rows(rows, tmp_path / "drawn.csv", detector)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_rows_of_a_table_are_no_pictures(numbers: np.ndarray, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"written to \.csv, \.npz, \.parquet$"):
+        batch.write_rows(numbers, tmp_path / "drawn")
+
+
+# ---------------------------------------------------------------------- command line
+
+
+def test_the_command_line_from_a_folder_to_a_folder(
+    tiles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit = ("fit", tiles, "--model", "mixture", "--out", tmp_path / "model", "--set", "statistic=typicality")
+    assert run(*fit, "--label", "label", "--normal", "good") == 3
+    assert "90empty.png: it is empty" in capsys.readouterr().err
+    assert run(*fit, "--label", "label", "--normal", "good", "--skip-bad") == 0
+    told = capsys.readouterr().out
+    assert "15 grey 6 x 7 images" in told
+    assert "3 unreadable files, first good/03cut.png" in told
+    scored = ("score", tmp_path / "model", tiles, "--out", tmp_path / "out", "--label", "label", "--normal", "good")
+    assert run(*scored, "--maps", tmp_path / "maps") == 0
+    told = capsys.readouterr().out
+    assert "20 rows" in told
+    assert f"3 files, see {tmp_path / 'out' / '_quarantine.csv'}" in told
+    assert len(ImageFolder(tmp_path / "maps")) == 20
+    assert run("sample", tmp_path / "model", "-n", 3, "--out", tmp_path / "drawn") == 0
+    assert "3 grey 6 x 7 images" in capsys.readouterr().out
+    assert ImageFolder(tmp_path / "drawn").shape == (3, *SIDES)
+    assert run("sample", tmp_path / "model", "-n", 3, "--out", tmp_path / "drawn.npz") == 0
+    with np.load(tmp_path / "drawn.npz") as stored:
+        np.testing.assert_array_equal(stored["X"], ImageFolder(tmp_path / "drawn").read())
+
+
+def test_the_command_line_resizes_and_converts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(tmp_path / "train", GREY[:30])
+    save(tmp_path / "train", np.repeat(np.tile(GREY[30:60, :, :, None], (1, 2, 1, 1)), 3, axis=3), "bmp")
+    options = ("--model", "mixture", "--set", "statistic=typicality")
+    fit = ("fit", tmp_path / "train", "--out", tmp_path / "model", *options)
+    assert run(*fit) == 3
+    assert "images differ in kind" in capsys.readouterr().err
+    assert run(*fit, "--mode", "L") == 3
+    assert re.search(r"images differ in size: .* 12 x 7 pixels and .* 6 x 7 .*image_size=", capsys.readouterr().err)
+    assert run(*fit, "--mode", "L", "--set", "image_size=6,7") == 0
+    assert "60 grey 6 x 7 images" in capsys.readouterr().out
+    score = ("score", tmp_path / "model", tmp_path / "train", "--out", tmp_path / "out")
+    assert run(*score) == 3
+    assert run(*score, "--mode", "L") == 0
+    assert len(pd.read_parquet(tmp_path / "out" / "train.parquet")) == 60
+
+
+MEASURE = """
+import re, sys
+from pathlib import Path
+from anomgen import batch
+summary = batch.score_files(sys.argv[1], sys.argv[2], sys.argv[3], chunk_rows=500)
+peak = re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())
+print(summary.rows, int(peak[1]) // 1024)
+"""
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_folder(tmp_path: Path) -> None:
+    large = RNG.integers(0, 256, (40, 64, 64)).astype(np.uint8)
+    detector_of(large).save(tmp_path / "model")
+    contents = [file.read_bytes() for file in save(tmp_path / "few", large)]
+    peaks = {}
+    for n in (1_000, 6_000):
+        (tmp_path / str(n)).mkdir()
+        for i in range(n):
+            (tmp_path / str(n) / f"{i}.png").write_bytes(contents[i % 40])
+        command = [
+            sys.executable,
+            "-c",
+            MEASURE,
+            str(tmp_path / "model"),
+            str(tmp_path / str(n)),
+            str(tmp_path / f"o{n}"),
+        ]
+        scored, peaks[n] = map(int, subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+        assert scored == n
+    assert peaks[6_000] < peaks[1_000] + 30, f"peak resident memory in MiB by images: {peaks}"
