@@ -204,6 +204,17 @@ def test_what_does_not_fit_is_named_before_the_first_image(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_missing_pixel_is_found_in_its_file(tmp_path: Path) -> None:
+    images = GREY / 255.0
+    detector = detector_of(images)
+    spoilt = images.copy()
+    spoilt[30, 2, 3] = np.nan
+    np.savez(tmp_path / "late.npz", X=spoilt)
+    with pytest.raises(ValueError, match=r"late\.npz, rows from 24 on: image 6 has a pixel that is nan at \(2, 3\)"):
+        batch.score_files(detector, tmp_path / "late.npz", tmp_path / "out", chunk_rows=8)
+    assert not list((tmp_path / "out").glob("*.parquet"))
+
+
 def test_other_colours_are_converted_on_request(grey: MixtureDetector, tmp_path: Path) -> None:
     save(tmp_path / "colour", np.repeat(GREY[:3, :, :, None], 3, axis=3))
     batch.score_files(grey, tmp_path / "colour", tmp_path / "out", mode="L")

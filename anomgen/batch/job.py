@@ -29,6 +29,7 @@ LEVELS = (0.001, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 RESULTS = ("row", "source", "score", "is_anomaly")
 SUMMARY = "_summary.json"
 QUARANTINE = "_quarantine.csv"
+"""Name of the list of image files that could not be read: source, file, reason."""
 
 
 @dataclass(frozen=True)
@@ -260,7 +261,10 @@ def _scored(
 
     start = 0
     for rows, kept in part.chunks():
-        scores = detector.score_samples(rows)
+        try:
+            scores = detector.score_samples(rows)
+        except ValueError as error:
+            raise ValueError(f"{part.name}, rows from {start:,} on: {error}") from error
         flagged = scores < threshold
         tally.add(scores, flagged)
         end = start + len(scores)
