@@ -47,7 +47,6 @@ class Denoiser(nn.Module):
     """
 
     work: ClassVar[int] = 0
-    rate: ClassVar[float] = 1.0
 
     frequencies: Tensor
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -113,8 +112,6 @@ class UNet(nn.Module):
     ----------
     work : int
         Multiply-adds of one image in one pass.
-    rate : float
-        Factor on the learning rate that suits it.
 
     Notes
     -----
@@ -133,8 +130,6 @@ class UNet(nn.Module):
     >>> UNet((1, 5, 7), 0, 8)(torch.ones(35, 3), torch.ones(3), torch.ones(0, 3)).shape
     torch.Size([35, 3])
     """
-
-    rate: ClassVar[float] = 0.3
 
     frequencies: Tensor
 

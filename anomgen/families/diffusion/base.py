@@ -57,7 +57,7 @@ class Diffusion(GenerativeModel):
         self.condition = Condition(space)
         self.dim = self.condition.dim
         self.denoiser = denoiser_of(space, self.condition.width, (*hidden, list(hidden)[-1]), channels)
-        self.work, self.rate = self.denoiser.work, self.denoiser.rate
+        self.work = self.denoiser.work
         self.hidden, self.steps = tuple(hidden), steps
         self.passes = len(noise_levels)
         self.register_buffer("levels", torch.tensor([float(level) for level in noise_levels]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, ClassVar
@@ -19,7 +20,7 @@ SCORED = (0.01, 10.0)
 """Noise between which images are scored, in model space where pixels fill [-1, 1]."""
 COUNT = 10
 """Noise levels between them, in equal ratios."""
-SEEN = 0.1
+SEEN = 0.05
 """Noise that images are looked at through for their features."""
 BLURRED = slice(2, 8)
 """Levels that pixels are compared at."""
@@ -55,7 +56,7 @@ class OnImages(Diffusion):
         self.passes = COUNT
         low, high = SCORED
         self.register_buffer("scored", low * (high / low) ** torch.linspace(0, 1, COUNT))
-        self.register_buffer("shown", torch.randn(COUNT, self.dim, 1))
+        self.register_buffer("shown", _of_unit_size(torch.randn(COUNT, self.dim, 1)))
 
     def score_norms(self, z: Tensor) -> Tensor:
         r"""Error of the noise found at ten levels, :math:`\|\hat\varepsilon - \varepsilon_l\|`, shape ``(n, 10)``."""
@@ -83,8 +84,8 @@ class OnImages(Diffusion):
     def _judged(self, z: Tensor, term: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> Tensor:
         """Mean of `term` under two opposite noises, at quantiles spread over the rows by where they stand."""
         x, context = self.condition.split(z)
-        u = (torch.arange(len(z), device=z.device) * GOLDEN + 0.5) % 1.0
-        noise = self.shown[0].expand_as(x)
+        place = torch.arange(len(z), device=z.device)
+        u, noise = (place * GOLDEN + 0.5) % 1.0, self.shown[place % COUNT, :, 0].t()
         return 0.5 * (term(x, context, u, noise) + term(x, context, u, -noise))
 
     def _errors(self, z: Tensor, which: slice) -> list[Tensor]:
@@ -99,6 +100,10 @@ class ImageBounded(OnImages, Bounded):
     """Those that bound the log-density. Parameters are those of :class:`OnImages`."""
 
     fresh: ClassVar[int] = 16
+
+    def __init__(self, space: Space, **options: Any) -> None:
+        super().__init__(space, **options)
+        self.noise.copy_(_of_unit_size(self.noise))
 
     def level_quantile(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Noise level of quantile `u` among those of the integral, and what its draws weigh."""
@@ -133,15 +138,17 @@ class ImageFlowMatching(ImageBounded, FlowMatching):
     def to_latent(self, z: Tensor) -> Tensor:
         r"""What an image would have been drawn from, standard normal for the model, shape ``(n, d)``.
 
-        Euler's method leads it up the levels of :meth:`score_norms` and on, by the equation that samples go down.
+        With the noise of the lowest level of :meth:`score_norms`, Euler's method leads it up these levels and on, by
+        the equation that samples go down.
         """
         x, context = self.condition.split(z)
+        x = x + self.scored[0] * self.shown[0]
         noise: Tensor
         levels = torch.cat([self.scored, self.scored.new_tensor([FAR])])
         for level, higher in pairwise(levels):
             noise = self.denoiser(x, level.expand(len(z)), context)
             x = x + (higher - level) * noise
-        return (x / (1 + FAR * FAR) ** 0.5).t()
+        return (x / math.hypot(1.0, FAR)).t()
 
 
 class ImageScoreMatching(OnImages):
@@ -168,3 +175,8 @@ class ImageScoreMatching(OnImages):
         low, high = TRAINED
         level = low * (high / low) ** u
         return self.error(x, context, level, noise) * (1 + level.square())
+
+
+def _of_unit_size(noise: Tensor) -> Tensor:
+    """Noise scaled to a mean square of one: what every image shares shall not shift what is measured by it."""
+    return noise / noise.square().mean(1, keepdim=True).sqrt()
