@@ -9,15 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
+import anomgen
 from anomgen import runtime
 from anomgen.detector import ConditionalDetector
 from anomgen.detector.state import build_model, load_arrays, module_arrays
 from anomgen.families.gan import GAN, LOSSES, OLDER, GANDetector
 from anomgen.generative import Space, abilities
+from anomgen.nn.convolution import Layer
 from anomgen.nn.likeness import likeness
 from anomgen.nn.spectral import SpectralMLP, frozen, steepness
 from anomgen.train import Callback, Run
@@ -342,6 +345,7 @@ class TestOptions:
             "latent": 3,
             "components": 2,
             "hidden": (32,),
+            "channels": 6,
             "critic_steps": 2,
             "penalty": 1.0,
             "matching": 0.0,
@@ -350,9 +354,12 @@ class TestOptions:
         own = {field.name for field in fields(GANDetector)} - {field.name for field in fields(ConditionalDetector)}
         assert own == set(others)
         scores = base.fit(X).score_samples(X)
+        channels = others.pop("channels")
         for name, value in others.items():
             other = toy(**{"max_epochs": 5, "loss": "wasserstein", "contamination": 0.01, name: value}).fit(X)
             assert not np.allclose(other.score_samples(X), scores), name
+        features = [GAN(Space.pixels(1, 8, 8), channels=c).features(torch.zeros(1, 64)) for c in (4, channels)]
+        assert features[0].shape != features[1].shape
 
     @pytest.mark.parametrize(
         ("name", "value"),
@@ -361,6 +368,7 @@ class TestOptions:
             ("latent", 0),
             ("components", 0),
             ("hidden", ()),
+            ("channels", 0),
             ("critic_steps", 0),
             ("penalty", -1.0),
             ("matching", -1.0),
@@ -379,3 +387,111 @@ class TestOptions:
             float((np.abs(np.abs(d.sample(2000, random_state=0)) - 2) > 1.5).any(1).mean()) for d in (plain, robust)
         ]
         assert stray[1] < 0.5 * stray[0]
+
+
+COLOUR = Space.pixels(3, 6, 5)
+LABELLED = Space(
+    COLOUR.shape,
+    (*COLOUR.names, "label"),
+    ("pixel",) * 90 + ("cell",),
+    ((),) * 90 + ((0.0, 1.0, 2.0),),
+    (False,) * 91,
+    (0.0,) * 90 + (0.01,),
+    (False,) * 90 + (True,),
+)
+"""Colour images of one of three kinds."""
+
+
+def labelled(n: int) -> Tensor:
+    z = 2 * torch.rand(n, 91, generator=torch.Generator().manual_seed(0)) - 1
+    z[:, -1] = torch.arange(float(n)) % 3
+    return z
+
+
+def digits(n: int) -> np.ndarray:
+    """Images of 8 x 8 pixels, of 8 bits."""
+    images: np.ndarray = load_digits().images[:n]
+    return np.rint(images * 255 / 16).astype(np.uint8)
+
+
+class TestImages:
+    @every_loss
+    def test_each_objective_of_images_trains_its_own_network(self, loss: str) -> None:
+        with runtime.seeded(0):
+            model, z = GAN(LABELLED, loss=loss, channels=4, latent=3, components=2), labelled(12)
+            own = {model.loss: model.critic, model.generator_loss: model.generator, model.encoder_loss: model.encoder}
+            for objective, network in own.items():
+                model.zero_grad()
+                value = objective(z)
+                assert value.shape == (12,)
+                assert value.isfinite().all()
+                value.mean().backward()
+                touched = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None}
+                assert [getattr(model, name) for name in touched] == [network]
+                # A bias of all rows alike moves no comparison of two critics' values.
+                moved = [p for p in network.parameters() if p.grad is not None and (p.grad != 0).any()]
+                assert len(moved) >= len(list(network.parameters())) - 1
+
+    def test_abilities_depend_on_the_image_and_on_what_is_given(self) -> None:
+        with runtime.seeded(0):
+            model = GAN(LABELLED, channels=4).eval()
+            drawn = model.sample(6, labelled(6)[:, -1:])
+        z = labelled(6)
+        other = z.clone()
+        other[:, -1] = (z[:, -1] + 1) % 3
+        assert drawn.shape == (6, 91)
+        assert torch.equal(drawn[:, -1], z[:, -1])
+        assert drawn[:, :-1].abs().max() <= 1
+        with torch.no_grad():
+            for ability in (model.features, model.realness, lambda z: model.reconstruct(z)[:, :-1], model.monitor):
+                found = ability(z)
+                assert len(found) == 6
+                assert not torch.allclose(ability(other), found)
+                torch.testing.assert_close(ability(z[4:5]), found[4:5], rtol=1e-4, atol=1e-5)
+            assert torch.equal(model.reconstruct(z)[:, -1], z[:, -1])
+            assert set(model.measure(labelled(40))) >= {"coverage", "told_apart", "different_bins"}
+
+    def test_defaults_of_images(self) -> None:
+        table, image = GAN(784), GAN(Space.pixels(1, 28, 28))
+        assert (table.latent_dim, table.work, table.rate, table.slope) == (16, 0, 1.0, 10.0)
+        assert (image.latent_dim, image.slope) == (64, 1.0)
+        assert image.rate < 1
+        assert image.work == image.generator.work + image.encoder.work < 10e6
+        assert image.features(torch.zeros(2, 784)).shape[1] <= 4096
+
+    def test_negatives_are_images_noise_around_them_and_older_ones(self) -> None:
+        with runtime.seeded(0):
+            model = GAN(Space.pixels(1, 6, 6), negatives=0.5, channels=2)
+            model.on_epoch(0.0)
+            with torch.no_grad():
+                model.generator.get_parameter("last.bias").fill_(-9.0)
+                model.on_epoch(0.5)
+                model.generator.get_parameter("last.bias").fill_(9.0)
+                found = model._negatives(*model.condition.split(torch.zeros(400, 36)))
+        assert [int(found.mean(0).isclose(torch.tensor(place), atol=0.1).sum()) for place in (-1.0, 1.0)] == [100, 200]
+        assert float(found[:, :100].std(0).median()) == pytest.approx(0.22, abs=0.1)
+
+    def test_digits_are_told_from_what_they_are_not(self, tmp_path: Any) -> None:
+        images = digits(1797)
+        train, test = images[:1500], images[1500:]
+        options = {"channels": 6, "max_epochs": 16, "contamination": 0.01, "statistic": "features"}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            detector = toy(learning_rate=1e-2, **options).fit(train)
+        labels = np.r_[np.ones(len(test)), np.zeros(len(test))]
+        for other in (255 - test, test[:, ::-1], test.transpose(0, 2, 1)):
+            scores = detector.score_samples(np.concatenate([test, other]))
+            assert roc_auc_score(labels, scores) > 0.8
+        model: Any = detector.model_
+        for layer in [*model.critic.layers, model.critic.head]:
+            assert isinstance(layer, Layer)
+            assert float(torch.linalg.matrix_norm(layer.operator().detach().flatten(1), 2)) <= 1.05
+        z = torch.from_numpy(detector.encoder_.encode(test).z)
+        with torch.no_grad():
+            assert float(model.monitor(z).mean()) < 0.95 * float((z - z.mean(0)).square().mean())
+        drawn = detector.sample(100, random_state=0)
+        assert drawn.shape == (100, 8, 8)
+        assert np.abs(drawn.mean(0) - train.mean(0)).mean() < 40
+        assert drawn.std(0).mean() > 0.4 * train.std(0).mean()
+        detector.save(tmp_path / "m")
+        assert np.array_equal(anomgen.load(tmp_path / "m").score_samples(test), detector.score_samples(test))

@@ -11,19 +11,29 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot, softplus
 
-from anomgen.detector import ConditionalDetector
 from anomgen.generative import GenerativeModel, Objective, Space
 from anomgen.nn import MLP, Condition, check_choice, check_counts, check_number, check_widths, softclip
+from anomgen.nn.convolution import Analysis, Synthesis, pooled
 from anomgen.nn.likeness import MEASURED, likeness
 from anomgen.nn.spectral import SpectralMLP, frozen, steepness
 
 LOSSES = ("hinge", "wasserstein", "minimax", "least_squares")
 SLOPE = 10.0
-"""Slope of the logit that spectral normalization allows: rows a tenth of a standard deviation apart can differ by 1."""
+"""Slope of the logit that spectral normalization allows: rows a tenth of a standard deviation apart can differ by 1.
+Images have a slope of about 1: they differ in hundreds of pixels."""
 LONGEST_CODE = 4.0
 """Bound of the normal coordinates that the encoder gives, so that rows far from the data are reconstructed badly."""
-SPREAD = (0.3, 3.0)
+SPREAD, SPREAD_OF_IMAGES = (0.3, 3.0), (0.05, 1.0)
 """Least and largest standard deviation of the noise around rows that the discriminator learns to refuse."""
+LATENT, LATENT_OF_IMAGES = 16, 64
+"""Normal coordinates of the noise, unless given."""
+MATCHED, MATCHED_SIZE = 512, 0.1
+"""Numbers at most, averages of activations, that images are matched by; and their size, as the slope of the logit of
+images is a tenth of that of tables."""
+COMPARED = 256
+"""Numbers at most, averages of pixels, that generated images are compared with real ones by."""
+RATE = 0.2
+"""Factor on the learning rate of the dense networks that suits the convolutional ones."""
 OLDER = 10
 """Older generators that the discriminator goes on refusing; one is kept every twentieth of the schedule."""
 COVERED, DIFFERENT, TOLD_APART = 0.25, 0.7, 0.98
@@ -38,8 +48,8 @@ class GAN(GenerativeModel):
     Parameters
     ----------
     space : int or Space
-        Coordinates of a row; conditions among them are inputs of all three networks.
-    loss, latent, components, hidden, critic_steps, penalty, matching, negatives
+        Coordinates of a row; conditions among them are inputs of all three networks. Images have convolutional ones.
+    loss, latent, components, hidden, channels, critic_steps, penalty, matching, negatives
         As in :class:`GANDetector`.
 
     Raises
@@ -61,9 +71,10 @@ class GAN(GenerativeModel):
         space: int | Space,
         *,
         loss: str = "hinge",
-        latent: int = 16,
+        latent: int | Literal["auto"] = "auto",
         components: int = 16,
         hidden: Sequence[int] = (64, 64),
+        channels: int = 32,
         critic_steps: int = 1,
         penalty: float = 10.0,
         matching: float = 30.0,
@@ -74,22 +85,34 @@ class GAN(GenerativeModel):
         space = Space.real(space) if isinstance(space, int) else space
         self.condition = Condition(space)
         dim, given = self.condition.dim, self.condition.width
-        check_counts(dim=dim, latent=latent, components=components, critic_steps=critic_steps)
+        self.image = space.image
+        if latent == "auto":
+            latent = LATENT if self.image is None else LATENT_OF_IMAGES
+        check_counts(dim=dim, latent=latent, components=components, channels=channels, critic_steps=critic_steps)
         check_widths(hidden)
         check_number("penalty", penalty, 0.0)
         check_number("matching", matching, 0.0)
         check_number("negatives", negatives, 0.0, 1.0)
         self.kind, self.latent_dim, self.components, self.critic_steps = loss, latent, components, critic_steps
         self.penalty, self.matching, self.negatives = penalty, matching, negatives
-        self.generator = _awake(MLP(latent + components + given, dim, hidden))
-        spectral = loss == "hinge"
-        self.critic = SpectralMLP(dim + given, 1, hidden) if spectral else _awake(MLP(dim + given, 1, hidden))
-        self.slope = SLOPE if spectral else 1.0
-        self.encoder = _awake(MLP(dim + given, latent + components, hidden))
-        with torch.no_grad():
-            # Encoded columns have unit variance; the generator starts with rows of the same size.
-            made = self._generate(torch.randn(given, 256))
-            self.generator.get_parameter(f"weight{len(hidden)}").div_(made.std(1, keepdim=True) + 1e-6)
+        spectral, code = loss == "hinge", latent + components
+        self.slope = SLOPE if spectral and self.image is None else 1.0
+        self.generator: MLP | Synthesis
+        self.critic: MLP | Analysis
+        self.encoder: MLP | Analysis
+        if self.image is not None:
+            self.generator = Synthesis(self.image, code + given, channels)
+            self.critic = Analysis(self.image, 1, channels, given, spectral=spectral)
+            self.encoder = Analysis(self.image, code, channels, given)
+            self.work, self.rate = self.generator.work + self.encoder.work, RATE
+        else:
+            self.generator = _awake(MLP(code + given, dim, hidden))
+            self.critic = SpectralMLP(dim + given, 1, hidden) if spectral else _awake(MLP(dim + given, 1, hidden))
+            self.encoder = _awake(MLP(dim + given, code, hidden))
+            with torch.no_grad():
+                # Encoded columns have unit variance; the generator starts with rows of the same size.
+                made = self._generate(torch.randn(given, 256))
+                self.generator.get_parameter(f"weight{len(hidden)}").div_(made.std(1, keepdim=True) + 1e-6)
         # No part of the state: they serve training only.
         self._older: list[nn.Module] = []
         self._kept_at = 0.0
@@ -132,18 +155,17 @@ class GAN(GenerativeModel):
         x, context = self.condition.split(z)
         fake = self._generate(context)
         with frozen(self.critic):
-            found = self._activations(torch.cat([fake, context]))
-            logit = self.slope * found.pop()[0]
+            found, logit = self._read(fake, context)
             if self.matching:
                 with torch.no_grad():
-                    real = torch.cat(self._activations(torch.cat([x, context]))[:-1]).t()
+                    real = self._matched(self._read(x, context)[0])
         if self.kind == "minimax":
             loss = softplus(-logit)
         else:
             loss = (logit - 1).square() if self.kind == "least_squares" else -logit
         if not self.matching:
             return loss
-        features = torch.cat(found).t()
+        features = self._matched(found)
         # Rows generated for one batch repel each other: this is what keeps modes and their widths.
         spread = torch.cdist(features, features).sum(1) / max(len(features) - 1, 1)
         return loss + self.matching * (2 * torch.cdist(real, features).mean(1) - spread)
@@ -173,10 +195,13 @@ class GAN(GenerativeModel):
         dim = self.condition.dim
         fake = self.sample(len(z), z[:, dim:]) if z.shape[1] > dim else self.sample(len(z))
         real, false = self.realness(z), self.realness(fake)
+        sides = [rows[:, :dim] for rows in (z, fake)]
+        if self.image is not None:
+            sides = [pooled([rows.reshape(-1, *self.image)], COMPARED) for rows in sides]
         return {
             "logit_gap": float(real.mean() - false.mean()),
             "told_apart": float((real[:, None] > false).float().mean()),
-            **likeness(z[:, :dim], fake[:, :dim]),
+            **likeness(*sides),
         }
 
     def complaints(self, history: Sequence[Mapping[str, float]]) -> list[str]:
@@ -205,7 +230,7 @@ class GAN(GenerativeModel):
 
     def sample(self, n: int, condition: Tensor | None = None) -> Tensor:
         """Draw `n` rows of shape ``(n, d)`` with torch's current generator, of the given conditions if any."""
-        context = self.condition.context_for(n, condition, self.generator.get_parameter("bias0"))
+        context = self.condition.context_for(n, condition, next(self.generator.parameters()))
         return self.condition.join(self._generate(context).t(), condition).contiguous()
 
     def realness(self, z: Tensor) -> Tensor:
@@ -213,8 +238,12 @@ class GAN(GenerativeModel):
         return self._logit(*self.condition.split(z))
 
     def features(self, z: Tensor) -> Tensor:
-        """Activations of all hidden layers of the discriminator, shape ``(n, sum(hidden))``."""
-        return torch.cat(self._activations(torch.cat(self.condition.split(z)))[:-1]).t()
+        """Activations of all hidden layers of the discriminator, shape ``(n, sum(hidden))``.
+
+        Of images, those of the last two convolutions, averaged over patches where they are more than 4,096.
+        """
+        found, _ = self._read(*self.condition.split(z))
+        return torch.cat(found).t() if self.image is None else pooled(found[-2:])
 
     def reconstruct(self, z: Tensor) -> Tensor:
         """Rows generated from the encoder's codes of the rows `z`, shape ``(n, d)``; conditions stay."""
@@ -226,7 +255,7 @@ class GAN(GenerativeModel):
 
     def _draw(self, n: int) -> Tensor:
         """Codes ``(latent + components, n)``: normal coordinates, and the one-hot name of a component."""
-        device = self.generator.get_parameter("bias0").device
+        device = next(self.generator.parameters()).device
         normal = torch.randn(self.latent_dim, n, device=device)
         chosen = torch.randint(self.components, (n,), device=device)
         return torch.cat([normal, one_hot(chosen, self.components).t() * self.components**0.5])
@@ -234,14 +263,14 @@ class GAN(GenerativeModel):
     def _generate(self, context: Tensor, code: Tensor | None = None, generator: nn.Module | None = None) -> Tensor:
         code = self._draw(context.shape[1]) if code is None else code
         x: Tensor = (generator or self.generator)(torch.cat([code, context]))
-        return x
+        return x if self.image is None else x.tanh()
 
     def _negatives(self, x: Tensor, context: Tensor) -> Tensor:
         """Generated columns, a share of which is replaced by noise around rows and by rows of an older generator."""
         negative = self._generate(context)
         noisy = int(0.5 * self.negatives * x.shape[1])
         if noisy:
-            low, high = SPREAD
+            low, high = SPREAD if self.image is None else SPREAD_OF_IMAGES
             spread = low * (high / low) ** torch.rand(1, noisy, device=x.device)
             negative[:, :noisy] = x[:, :noisy] + spread * torch.randn_like(x[:, :noisy])
             if self._older:
@@ -250,17 +279,27 @@ class GAN(GenerativeModel):
         return negative
 
     def _logit(self, x: Tensor, context: Tensor) -> Tensor:
+        if isinstance(self.critic, Analysis):
+            return self._read(x, context)[1]
         logit: Tensor = self.slope * self.critic(torch.cat([x, context]))[0]
         return logit
 
-    def _activations(self, x: Tensor) -> list[Tensor]:
-        """Columns that every layer of the discriminator passes on, the logit's last."""
+    def _read(self, x: Tensor, context: Tensor) -> tuple[list[Tensor], Tensor]:
+        """What every hidden layer of the discriminator passes on, and the logit."""
+        x = torch.cat([x, context]) if len(context) else x
+        if isinstance(self.critic, Analysis):
+            found = self.critic.activations(x)
+            return found, self.slope * self.critic.read(found)[0]
         *inner, (weight, bias) = self.critic.layers()
         found = []
         for inner_weight, inner_bias in inner:
             x = torch.addmm(inner_bias, inner_weight, x).relu()
             found.append(x)
-        return [*found, torch.addmm(bias, weight, x)]
+        return found, self.slope * torch.addmm(bias, weight, x)[0]
+
+    def _matched(self, found: list[Tensor]) -> Tensor:
+        """Activations that real and generated rows are matched by, shape ``(n, k)``."""
+        return torch.cat(found).t() if self.image is None else MATCHED_SIZE * pooled(found, MATCHED)
 
     def _guess(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """The normal coordinates of the codes of columns `x`, and the logits of their components."""
@@ -277,118 +316,3 @@ def _awake(network: MLP) -> MLP:
     last = network.get_parameter(f"weight{len(network.layers()) - 1}")
     nn.init.uniform_(last, -(last.shape[1] ** -0.5), last.shape[1] ** -0.5)
     return network
-
-
-class GANDetector(ConditionalDetector):
-    r"""Anomaly detector on a generative adversarial network: rows are scored in the discriminator's features.
-
-    A generator `G` turns noise into rows and a discriminator `D` learns to tell them from real ones, in turn:
-
-    .. math:: \min_G \max_D \; E_x\, a(D(x)) + E_w\, b(D(G(w))) .
-
-    The default score is a nearest-neighbour density of the discriminator's hidden activations
-    (:class:`anomgen.Features`); an encoder `E`, trained beside them so that :math:`G(E(x)) \approx x`, gives
-    ``statistic="reconstruction"`` in one pass. There is no likelihood. Beyond the parameters below it takes those of
-    :class:`anomgen.Detector`.
-
-    Parameters
-    ----------
-    loss : {"hinge", "wasserstein", "minimax", "least_squares"}, default="hinge"
-        What the two play for.
-
-        - ``"hinge"``: margins of 1, with spectral normalization of every layer of the discriminator: its features
-          change slowly, in space and over training.
-        - ``"wasserstein"``: difference of means, with a penalty on slopes other than 1 between real and generated rows.
-        - ``"minimax"``: logistic; the generator maximizes :math:`\log D` (non-saturating).
-        - ``"least_squares"``: squared distances from 1 and 0.
-    latent : int, default=16
-        Normal coordinates of the noise.
-    components : int, default=16
-        Components of the noise, each at a learned place: a continuous generator of one connected component draws
-        bridges between clusters.
-    hidden : tuple of int, default=(64, 64)
-        Widths of the hidden layers of all three networks.
-    critic_steps : int, default=1
-        Steps of the discriminator for each of the generator.
-    penalty : float, default=10.0
-        Weight of the gradient penalty of ``"wasserstein"``.
-    matching : float, default=30.0
-        Weight of the energy distance between real and generated rows in the discriminator's features, which the
-        generator lowers besides its adversarial loss; it keeps all modes and their widths. 0 is the plain game.
-    negatives : float, default=0.25
-        Share of the discriminator's negatives that the current generator does not make: one half is noise around
-        rows, of 0.3 to 3 standard deviations, the other comes from older generators.
-    learning_rate : float, default=2e-3
-        Peak learning rate of all three.
-    noise : float or "auto", default=0.0
-        As in :class:`anomgen.Detector`. A game needs none: what is generated would be as blurred.
-
-    Warnings
-    --------
-    ``statistic="discriminator"`` scores by the logit of `D`. At the optimum it is constant on the data, and elsewhere
-    it is whatever the last negatives asked for: its ranking swings from epoch to epoch. The features do not.
-
-    Notes
-    -----
-    Every check measures, on at most 500 rows, the gap between the mean logits of real and of generated rows
-    (``logit_gap``), the share of pairs that the discriminator orders rightly (``told_apart``), the share of
-    statistically different bins (``different_bins``), and nearest-neighbour ``precision``, ``recall`` and
-    ``coverage``. They are entries of ``history_`` and metrics of a logged run. Where their medians over the last third
-    of the training say that the generator collapsed or the discriminator won, `fit` warns and ``converged_`` is False.
-
-    When to choose it: for samples with sharp edges, or for features of a discriminator; where a likelihood is wanted,
-    the flow is quicker to train and orders rows at least as well.
-
-    References
-    ----------
-    Goodfellow et al. (2014), *Generative Adversarial Networks*, arXiv:1406.2661 (minimax).
-
-    Mao et al. (2017), *Least Squares Generative Adversarial Networks*, arXiv:1611.04076.
-
-    Gulrajani et al. (2017), *Improved Training of Wasserstein GANs*, arXiv:1704.00028 (gradient penalty).
-
-    Miyato et al. (2018), *Spectral Normalization for Generative Adversarial Networks*, arXiv:1802.05957 (hinge).
-
-    Bellemare et al. (2017), *The Cramer Distance as a Solution to Biased Wasserstein Gradients*, arXiv:1705.10743.
-
-    Gurumurthy, Sarvadevabhatla, Babu (2017), *DeLiGAN*, arXiv:1706.02071 (components of the noise).
-
-    Schlegl et al. (2019), *f-AnoGAN*, Medical Image Analysis 54 (the encoder).
-
-    Zaheer, Lee, Astrid, Lee (2020), *Old is Gold*, arXiv:2004.07657 (older generators).
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> X = np.random.default_rng(0).normal(size=(400, 2))
-    >>> detector = GANDetector(hidden=(16,), max_epochs=40, random_state=0, verbose=False).fit(X)
-    >>> bool(detector.score_samples([[0.0, 0.0]]) > detector.score_samples([[6.0, -6.0]]))
-    True
-    """
-
-    default_statistic = "features"
-
-    loss: str = "hinge"
-    latent: int = 16
-    components: int = 16
-    hidden: tuple[int, ...] = (64, 64)
-    critic_steps: int = 1
-    penalty: float = 10.0
-    matching: float = 30.0
-    negatives: float = 0.25
-    learning_rate: float = 2e-3
-    noise: float | Literal["auto"] = 0.0
-
-    def build(self, space: Space) -> GAN:
-        """Make the untrained networks for rows of `space`."""
-        return GAN(
-            space,
-            loss=self.loss,
-            latent=self.latent,
-            components=self.components,
-            hidden=self.hidden,
-            critic_steps=self.critic_steps,
-            penalty=self.penalty,
-            matching=self.matching,
-            negatives=self.negatives,
-        )
