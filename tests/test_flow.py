@@ -13,7 +13,7 @@ import torch
 import zuko
 from torch import Tensor
 
-from anomgen import runtime
+from anomgen import families, runtime
 from anomgen.families.flow import Flow, FlowDetector
 from anomgen.generative import Space, abilities
 
@@ -293,3 +293,23 @@ def test_detector_builds_the_flow_it_describes() -> None:
     assert {"log_prob", "sample"} <= abilities(flow)
     assert len(flow.maps) == 2
     assert flow.maps[0].network(torch.zeros(3, 5)).shape == (11 * 3, 5)
+
+
+def test_tables_get_an_additive_flow_unless_told() -> None:
+    z = rows(20, 4)
+    scores = []
+    for options in ({}, {"coupling": "additive"}, {"coupling": "affine"}):
+        with runtime.seeded(0):
+            flow = FlowDetector(**options).build(Space.real(4))
+            for parameter in flow.parameters():
+                parameter.data.add_(0.1 * torch.randn_like(parameter))
+        scores.append(flow.log_prob(z))
+    assert (scores[0] == scores[1]).all()
+    assert not torch.allclose(scores[0], scores[2])
+
+
+def test_the_family_is_found_though_it_is_a_package() -> None:
+    assert families.all_detectors()["FlowDetector"] is FlowDetector
+    assert FlowDetector.__module__ == "anomgen.families.flow.detector"
+    # What a family only imports is not found twice, nor are the bases of detectors families.
+    assert "ConditionalDetector" not in families.all_detectors()
