@@ -1,19 +1,14 @@
-"""Autoregressive models: exact densities and masses, column by column."""
+"""Autoregressive model of tables: exact densities and masses, column by column."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
-from anomgen import runtime
-from anomgen.detector import TrainedDetector, fitting
-from anomgen.detector.checks import validated
 from anomgen.generative import GenerativeModel, Space
 from anomgen.nn import Levels, check_choice, check_counts, check_number, check_widths
 from anomgen.nn.attention import OrderedAttention
@@ -251,150 +246,3 @@ class Autoregressive(GenerativeModel):
         else:
             shown = values.clamp(-REACH, REACH).nan_to_num(0.0)[None]
         return torch.cat([shown, values.isnan().to(values.dtype)[None]])
-
-
-class AutoregressiveDetector(TrainedDetector):
-    r"""Anomaly detector on an autoregressive network: every column given those before it, in several orders.
-
-    The chain rule splits the density of a row into one conditional for each column; a masked network gives all of them
-    in one pass: mixtures of normal distributions for numbers, masses for levels. Averaged over `K` orders
-    :math:`c^{(k)}` of the columns,
-
-    .. math:: p(x) = \frac1K \sum_{k=1}^K \prod_i p_k(x_{c^{(k)}_i} \mid x_{c^{(k)}_1}, \dots, x_{c^{(k)}_{i-1}}) .
-
-    The density is exact, also of rows with missing values: these have no term, and what follows is conditioned on
-    their being missing. Beyond the parameters below it takes those of :class:`anomgen.Detector`.
-
-    Parameters
-    ----------
-    backbone : {"dense", "attention"}, default="dense"
-        The network.
-
-        - ``"dense"``: a masked perceptron for each order. The quicker one.
-        - ``"attention"``: a causal transformer with a token for every column, the same for all orders. Its size hardly
-          grows with the number of columns, its time does with their square.
-    conditional : {"means", "mixtures"}, default="means"
-        What the columns before decide of the mixture of a number.
-
-        - ``"means"``: where its components lie; their weights and widths are learned, one set for each column and
-          order. The more robust: no combination of columns can be rewarded for a narrow density.
-        - ``"mixtures"``: weights and widths too. Sharper densities and samples, where the rows suffice.
-    orders : int or "auto", default="auto"
-        Orders of the columns that are averaged, in pairs of an order and its reverse. ``"auto"`` is 4, or 2 where there
-        are more than 256 coordinates. Training costs the same for any number, scoring grows with it.
-    hidden : tuple of int, default=(128, 128)
-        Widths of the hidden layers of the dense networks.
-    width : int, default=64
-        Features of a token of the transformer, a multiple of `heads`.
-    blocks : int, default=2
-        Layers of the transformer.
-    heads : int, default=4
-        Heads of every layer of the transformer.
-    components : int, default=8
-        Components of the mixture of every number.
-    dropout : float, default=0.1
-        Share of the inputs hidden in training, in [0, 0.5]: in every row another one, uniform between 0 and twice this.
-        It teaches conditionals given any part of the columns before, which is what rows with missing values are scored
-        by where training had none.
-
-    Notes
-    -----
-    When to choose it: for mixed tables with categories and missing values, which it models as what they are; where gaps
-    are to be filled (:meth:`impute`); and to tell which column makes a row surprising. Drawing takes a step for every
-    column.
-
-    What holds exactly: the masses and densities of masks, levels and observed numbers sum and integrate to one. Whether
-    a column is scored as missing or summed over makes no difference where it is the last one of all orders; elsewhere
-    the two agree as far as training with hidden inputs has succeeded.
-
-    References
-    ----------
-    Larochelle, Murray (2011), *The Neural Autoregressive Distribution Estimator*, AISTATS.
-
-    Uria, Murray, Larochelle (2014), *A Deep and Tractable Density Estimator*, arXiv:1310.1757 (averaged orders).
-
-    Germain, Gregor, Murray, Larochelle (2015), *MADE: Masked Autoencoder for Distribution Estimation*,
-    arXiv:1502.03509 (dense).
-
-    Vaswani et al. (2017), *Attention Is All You Need*, arXiv:1706.03762 (attention).
-
-    Examples
-    --------
-    >>> X = np.random.default_rng(0).normal(size=(200, 1)) * [1.0, 2.0]
-    >>> detector = AutoregressiveDetector(hidden=(16,), max_epochs=20, random_state=0, verbose=False).fit(X)
-    >>> bool(detector.score_samples([[1.0, 2.0]]) > detector.score_samples([[1.0, -2.0]]))
-    True
-    >>> detector.impute([[1.0, np.nan]]).shape
-    (1, 2)
-    """
-
-    backbone: str = "dense"
-    conditional: str = "means"
-    orders: int | Literal["auto"] = "auto"
-    hidden: tuple[int, ...] = (128, 128)
-    width: int = 64
-    blocks: int = 2
-    heads: int = 4
-    components: int = 8
-    dropout: float = 0.1
-
-    def build(self, space: Space) -> Autoregressive:
-        """Make the untrained model of rows in `space`."""
-        return Autoregressive(
-            space,
-            backbone=self.backbone,
-            conditional=self.conditional,
-            orders=self.orders,
-            hidden=self.hidden,
-            width=self.width,
-            blocks=self.blocks,
-            heads=self.heads,
-            components=self.components,
-            dropout=self.dropout,
-        )
-
-    def impute(self, X: Any, random_state: Any = None) -> Any:
-        """Fill missing values by draws from the model, given all that is observed in their row.
-
-        Parameters
-        ----------
-        X : frame or array of shape (n, p)
-        random_state : int, RandomState or None
-            None stands for the detector's own `random_state`.
-
-        Returns
-        -------
-        frame or array of shape (n, p)
-            A copy of `X`: what was observed is as it was, and excluded columns keep their gaps.
-        """
-        self._absorb()
-        X = validated(self, X, reset=False, minimum=1)
-        filled = X.copy()
-        values = self.encoder_.read(X)
-        rows = np.flatnonzero(np.isnan(values).any(axis=1))
-        if not len(rows):
-            return filled
-        z = self.encoder_.encode(X.iloc[rows] if isinstance(X, pd.DataFrame) else X[rows], codes=True).z
-        # What is filled in is a value, so that the mask has to say that there is one.
-        z[:, [k for k, (_, role) in enumerate(self.encoder_.coordinates_) if role == "mask"]] = 0.0
-        _, seed = self._drawing(len(rows), random_state)
-
-        model: Any = self.model_
-        drawn = runtime.sample_rows(
-            lambda _, given: model.sample_given(given, ~given.isnan()),
-            len(rows),
-            seed=seed,
-            device=fitting.device_of(model),
-            given=torch.from_numpy(z),
-        )
-        decoded = self.encoder_.decode(drawn.numpy(), codes=True)
-        for j, column in enumerate(self.encoder_.columns_):
-            at = self.encoder_.names_.index(column.name)
-            gaps = np.isnan(values[:, j])
-            if gaps.any() and isinstance(filled, pd.DataFrame):
-                own = filled.iloc[:, at]
-                new = decoded[column.name].set_axis(own.index[rows]).astype(own.dtype)
-                filled.isetitem(at, own.mask(gaps, new.reindex(own.index)))
-            elif gaps.any():
-                filled[gaps, at] = decoded[gaps[rows], at]
-        return filled
