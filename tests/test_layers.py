@@ -29,6 +29,7 @@ LAYERS = {
     "data": 1,
     "detector": 2,
     "families": 3,
+    "diagnosis": 4,
     "tracking": 4,
     "batch": 4,
     "__init__": 5,
