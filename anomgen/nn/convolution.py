@@ -17,16 +17,19 @@ Image = tuple[int, int, int]
 LEAK = 0.2
 """Slope of the activation below zero."""
 SMALLEST = 4
-"""Images are halved until no side is longer."""
+"""Images are halved until no side is longer, and at least twice."""
 WIDEST = 4
 """Layers have at most so many times the channels of the first one."""
 MOST_FEATURES = 4096
+"""Numbers at most that an image is found similar to others by."""
 FAINT = 0.1
 """Size of what a :class:`Synthesis` makes at the start."""
 
 
 def pyramid(image: Image, channels: int) -> list[Image]:
     """Shapes of the activations of an :class:`Analysis`: halved sides, rounded up, until no side is longer than 4.
+
+    Small images are halved twice all the same.
 
     Examples
     --------

@@ -67,8 +67,9 @@ class GANDetector(ConditionalDetector):
     Every check measures, on at most 500 rows, the gap between the mean logits of real and of generated rows
     (``logit_gap``), the share of pairs that the discriminator orders rightly (``told_apart``), the share of
     statistically different bins (``different_bins``), and nearest-neighbour ``precision``, ``recall`` and
-    ``coverage``. They are entries of ``history_`` and metrics of a logged run. Where their medians over the last third
-    of the training say that the generator collapsed or the discriminator won, `fit` warns and ``converged_`` is False.
+    ``coverage``; images are compared by the means of at most 256 patches. They are entries of ``history_`` and metrics
+    of a logged run. Where their medians over the last third of the training say that the generator collapsed or the
+    discriminator won, `fit` warns and ``converged_`` is False.
 
     When to choose it: for samples with sharp edges, or for features of a discriminator; where a likelihood is wanted,
     the flow is quicker to train and orders rows at least as well.
