@@ -159,8 +159,9 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         return self._fit(X, y, None, X_val)
 
     def _fit(self, X: Any, y: Any, sample_weight: Any, X_val: Any) -> Self:
+        images = takes_images(self, X, True)
         X, weight = fitting.prepare(self, X, y, sample_weight, reset=True, minimum=2)
-        held_out = None if X_val is None else validated(self, X_val, reset=False, minimum=1)
+        held_out = None if X_val is None else validated(self, X_val, reset=False, minimum=1, images=images)
         fitting.begin(self, X, weight)
         fitting.learn(self, X, weight, held_out)
         return self

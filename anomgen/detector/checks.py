@@ -85,15 +85,17 @@ def check_parameters(name: str, parameters: Mapping[str, Any]) -> None:
         raise ValueError(f"{name}: {'; '.join(wrong)}")
 
 
-def validated(detector: Any, x: Any, *, reset: bool, minimum: int) -> Any:
+def validated(detector: Any, x: Any, *, reset: bool, minimum: int, images: bool | None = None) -> Any:
     """Rows checked as scikit-learn does: a pandas frame for anything with columns, else a numeric array, or images.
+
+    Whether they are `images` follows from the detector, unless given.
 
     Raises
     ------
     ValueError
         For wrong widths, wrong column names, too few rows.
     """
-    if takes_images(detector, x, reset):
+    if takes_images(detector, x, reset) if images is None else images:
         return _validated_images(detector, x, reset, minimum)
     frame = to_frame(x)
     if frame is None:

@@ -10,7 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from anomgen.detector import fitting
 from anomgen.detector.base import Auto, Detector
-from anomgen.detector.checks import validated
+from anomgen.detector.checks import takes_images, validated
 from anomgen.detector.stream import Stream
 from anomgen.train import Trainer
 
@@ -75,8 +75,9 @@ class TrainedDetector(Detector):
             If training diverges twice in a row.
         """
         continued = self.warm_start and hasattr(self, "model_")
+        images = takes_images(self, X, True)
         X, weight = fitting.prepare(self, X, y, sample_weight, reset=not continued, minimum=2)
-        held_out = None if X_val is None else self._validated_pair(X_val)
+        held_out = None if X_val is None else self._validated_pair(X_val, images)
         if not continued:
             fitting.begin(self, X, weight)
         self._stream = None
@@ -112,9 +113,9 @@ class TrainedDetector(Detector):
             fitting.learn_piece(self, stream)
         return self
 
-    def _validated_pair(self, X_val: Any) -> Any:
+    def _validated_pair(self, X_val: Any, images: bool) -> Any:
         rows, y = X_val if isinstance(X_val, tuple) else (X_val, None)
-        return self.join_label(validated(self, rows, reset=False, minimum=1), y)
+        return self.join_label(validated(self, rows, reset=False, minimum=1, images=images), y)
 
     def __sklearn_is_fitted__(self) -> bool:
         """Whether there is a model, or rows waiting to become one."""
