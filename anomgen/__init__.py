@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from anomgen import batch as batch
     from anomgen import data as data
+    from anomgen import explain as explain
     from anomgen import tracking as tracking
+    from anomgen.data import ImageFolder as ImageFolder
     from anomgen.data import load_dataset as load_dataset
     from anomgen.detector import ConditionalDetector as ConditionalDetector
     from anomgen.detector import Detector as Detector
     from anomgen.detector import TrainedDetector as TrainedDetector
+    from anomgen.diagnosis import diagnose as diagnose
     from anomgen.families import load as load
     from anomgen.families import register as register
     from anomgen.families.autoregressive import AutoregressiveDetector as AutoregressiveDetector
@@ -30,11 +33,17 @@ if TYPE_CHECKING:
     from anomgen.generative import GenerativeModel as GenerativeModel
     from anomgen.generative import Space as Space
     from anomgen.persist import FormatError as FormatError
+    from anomgen.statistic import Complexity as Complexity
     from anomgen.statistic import Discriminator as Discriminator
+    from anomgen.statistic import Dose as Dose
     from anomgen.statistic import Energy as Energy
     from anomgen.statistic import Features as Features
+    from anomgen.statistic import GradientNorm as GradientNorm
+    from anomgen.statistic import LatentFit as LatentFit
     from anomgen.statistic import Likelihood as Likelihood
+    from anomgen.statistic import Ratio as Ratio
     from anomgen.statistic import Reconstruction as Reconstruction
+    from anomgen.statistic import ScoreNorms as ScoreNorms
     from anomgen.statistic import Statistic as Statistic
     from anomgen.statistic import Typicality as Typicality
     from anomgen.tracking import autolog as autolog
@@ -46,20 +55,27 @@ _homes = {
     "AutoregressiveDetector": "anomgen.families.autoregressive",
     "BoltzmannDetector": "anomgen.families.boltzmann",
     "Callback": "anomgen.train",
+    "Complexity": "anomgen.statistic",
     "ConditionalDetector": "anomgen.detector",
     "Detector": "anomgen.detector",
     "DiffusionDetector": "anomgen.families.diffusion",
     "Discriminator": "anomgen.statistic",
+    "Dose": "anomgen.statistic",
     "Energy": "anomgen.statistic",
     "Features": "anomgen.statistic",
     "FlowDetector": "anomgen.families.flow",
     "FormatError": "anomgen.persist",
     "GANDetector": "anomgen.families.gan",
     "GenerativeModel": "anomgen.generative",
+    "GradientNorm": "anomgen.statistic",
+    "ImageFolder": "anomgen.data",
     "KernelDetector": "anomgen.families.classical",
+    "LatentFit": "anomgen.statistic",
     "Likelihood": "anomgen.statistic",
     "MixtureDetector": "anomgen.families.classical",
+    "Ratio": "anomgen.statistic",
     "Reconstruction": "anomgen.statistic",
+    "ScoreNorms": "anomgen.statistic",
     "Space": "anomgen.generative",
     "Statistic": "anomgen.statistic",
     "TrainedDetector": "anomgen.detector",
@@ -68,6 +84,8 @@ _homes = {
     "autolog": "anomgen.tracking",
     "batch": "anomgen",
     "data": "anomgen",
+    "diagnose": "anomgen.diagnosis",
+    "explain": "anomgen",
     "load": "anomgen.families",
     "load_dataset": "anomgen.data",
     "register": "anomgen.families",
@@ -78,20 +96,27 @@ __all__ = [
     "AutoregressiveDetector",
     "BoltzmannDetector",
     "Callback",
+    "Complexity",
     "ConditionalDetector",
     "Detector",
     "DiffusionDetector",
     "Discriminator",
+    "Dose",
     "Energy",
     "Features",
     "FlowDetector",
     "FormatError",
     "GANDetector",
     "GenerativeModel",
+    "GradientNorm",
+    "ImageFolder",
     "KernelDetector",
+    "LatentFit",
     "Likelihood",
     "MixtureDetector",
+    "Ratio",
     "Reconstruction",
+    "ScoreNorms",
     "Space",
     "Statistic",
     "TrainedDetector",
@@ -101,6 +126,8 @@ __all__ = [
     "autolog",
     "batch",
     "data",
+    "diagnose",
+    "explain",
     "load",
     "load_dataset",
     "register",
