@@ -25,7 +25,7 @@ Chunk = tuple[Any, dict[str, Any]]
 
 FOLDER_COLUMN = "label"
 """What a folder of images has besides images: the sub-folder that each lies in."""
-PIXELS = 1 << 25
+PIXELS = 1 << 23
 """Pixels held in memory at a time."""
 
 
