@@ -251,6 +251,12 @@ class TestDose:
             found.append(statistic(model, images(20, 3)))
         assert not torch.equal(*found)
 
+    @pytest.mark.parametrize("n", [2, 12])
+    def test_a_handful_of_images_is_enough(self, n: int) -> None:
+        few, statistic = images(n), Dose()
+        statistic.fit(Bright(), few, few)
+        assert torch.isfinite(statistic(Bright(), images(9, 5))).all()
+
     def test_it_adds_up_its_surprises(self) -> None:
         model, statistic = Bright(), Dose()
         statistic.fit(model, images(300, 1), images(600, 2))
@@ -260,8 +266,10 @@ class TestDose:
         projected = statistic.features.project(model.features(some.z))
         seen = statistic.feature_surprise(statistic.features.distance(projected))
         rest = -statistic(model, some) - 2 * seen - (shades - np.log(100))
+        vector = statistic._look(model, some)[1]
+        assert vector.shape == (40, 4 + 2 + 3)
+        assert rest.tolist() == pytest.approx(statistic.surprise(-statistic.statistics(vector)).tolist())
         assert (rest > 0).all()
-        assert statistic.surprise(torch.tensor([1e6])).item() > rest.max()
 
     def test_held_out_images_are_hardly_surprising(self) -> None:
         model, statistic, held_out = Bright(), Dose(), images(1000, 1)

@@ -219,6 +219,22 @@ class TestFeatures:
         assert near == pytest.approx(6.0 / 5**0.5, rel=0.2)
         assert wide == pytest.approx(3 * 6.0 / 5**0.5, rel=0.2)
 
+    def test_what_lies_outside_of_the_directions_is_measured(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        class Turned(Only):
+            def features(self, z: Tensor) -> Tensor:
+                return torch.stack([3 * z[:, 0] + z[:, 1], 3 * z[:, 0] - z[:, 1]], 1)
+
+        monkeypatch.setattr("anomgen.statistic.features.DIRECTIONS", 1)
+        z = torch.from_numpy(np.random.default_rng(0).normal(size=(4000, 4))).float()
+        train = Rows(z, torch.zeros(4000, dtype=torch.float64), (1, 2, 2))
+        statistic = Features()
+        statistic.fit(Turned(), train, train)
+        found = Turned().features(torch.tensor([[1.0, 2.0, 0, 0]]))
+        # The first direction holds 3 z0, of unit variance after scaling; z1 lies across.
+        projected = statistic.project(found)
+        assert projected.abs().item() == pytest.approx(1.0, rel=0.1)
+        assert statistic.left_out(found, projected).item() == pytest.approx(4 / 9, rel=0.1)
+
     def test_a_row_that_trained_is_not_its_own_neighbour(self) -> None:
         train = images(300)
         statistic = Features(neighbours=1)

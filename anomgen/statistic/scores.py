@@ -24,8 +24,8 @@ class GradientNorm(Statistic):
 
     References
     ----------
-    Nalisnick et al., "Do deep generative models know what they don't know?", ICLR 2019; Dauncey et al., "Approximations
-    to the Fisher information metric of deep generative models for out-of-distribution detection", TMLR 2024.
+    Dauncey et al., "Approximations to the Fisher information metric of deep generative models for out-of-distribution
+    detection", TMLR 2024.
     """
 
     gradient = True
@@ -96,7 +96,7 @@ class LatentFit(Statistic):
 
     References
     ----------
-    "Signal in the noise: out-of-distribution detection by goodness of fit of the latent of flow matching", 2026.
+    *Signal in the noise*, arXiv:2605.22496, 2026; Anderson, Darling (1952), as in :func:`anderson_darling`.
     """
 
     needs = ("to_latent",)
