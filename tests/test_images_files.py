@@ -85,6 +85,7 @@ def test_sub_folders_are_labels_and_hidden_files_are_left_out(tmp_path: Path) ->
     for place, image in zip(("good", "crack/deep", "_masks", ".cache", "."), GREY, strict=True):
         save(tmp_path / place, [image])
     (tmp_path / "notes.txt").write_text("not an image")
+    (tmp_path / "loop").symlink_to(tmp_path)
     folder = ImageFolder(tmp_path)
     assert folder.names == ("00.png", "crack/deep/00.png", "good/00.png")
     assert folder.labels is not None

@@ -14,7 +14,7 @@ from anomgen.batch.schema import SchemaError, image_encoder, open_checked, to_sc
 from anomgen.data import BadFile, ImageFolder, Source, read_label
 from anomgen.data.arrays import is_array
 from anomgen.data.files import find_files
-from anomgen.data.images import is_image
+from anomgen.data.images import find_images, is_image
 from anomgen.detector import Detector
 from anomgen.encode import ImageEncoder
 
@@ -145,7 +145,7 @@ def image_inputs(inputs: Any) -> list[Path | ImageFolder | str | list[Path]]:
             continue
         place = Path(one)
         named = [place] if place.exists() else sorted(Path(place.anchor).glob(str(place.relative_to(place.anchor))))
-        pictures = [file for file in named if is_image(file)]
+        pictures = [file for file in named if is_image(file.name) and file.is_file()]
         single += pictures
         found += [] if pictures else find_files(one)
     return [*found, single] if single else found
@@ -153,7 +153,7 @@ def image_inputs(inputs: Any) -> list[Path | ImageFolder | str | list[Path]]:
 
 def holds_images(path: str | Path) -> bool:
     """Whether a path is a folder with image files in it, at any depth."""
-    return Path(path).is_dir() and any(is_image(file) for file in Path(path).rglob("*"))
+    return Path(path).is_dir() and bool(find_images(path))
 
 
 def open_folder(

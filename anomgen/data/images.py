@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
@@ -34,7 +35,8 @@ class ImageFolder:
     ----------
     path : path, or sequence of paths
         A folder, whose ``.png``, ``.jpg``, ``.jpeg``, ``.bmp``, ``.tif`` and ``.tiff`` files at any depth are read in
-        the order of their paths (names that begin with ``.`` or ``_`` are left out); or files, in the order given.
+        the order of their paths (names that begin with ``.`` or ``_`` are left out, links to folders not followed); or
+        files, in the order given.
     size : int or (height, width), optional
         Resize every image to this, without regard to its proportions: by Pillow, bilinear with antialiasing, that is a
         triangle filter as wide as the reduction. By default all must have one size.
@@ -99,14 +101,17 @@ class ImageFolder:
         self.size = None if size is None else _two(size)
         self.mode = mode
         self.on_bad = on_bad
-        self._root = Path(path) if isinstance(path, str | Path) else None
-        self._files = find_images(path)
+        self._root: Path | None = None
+        # Names rather than paths, which take ten times the memory.
+        if isinstance(path, str | Path):
+            self._root, self._names = Path(path), find_images(path)
+        else:
+            self._names = [Path(file).as_posix() for file in path]
+        if not self._names:
+            raise FileNotFoundError(f"{path} holds no {', '.join(SUFFIXES)} file")
         self._bad: list[BadFile] = []
         self._checked = False
-        headers = self._headers()
-        self.first = self._files[0]
-        self._kind = mode or _one_kind(self._files, headers)
-        self._shape = self.size or _one_size(self._files, headers)
+        self._kind, self._shape = self._scan()
         self._checked = on_bad == "fail"
 
     # ------------------------------------------------------------------ what is there
@@ -114,13 +119,13 @@ class ImageFolder:
     @property
     def files(self) -> tuple[Path, ...]:
         """The files, in the order of the images."""
-        self._check()
-        return tuple(self._files)
+        return tuple(map(self._file, self.names))
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The path of every file below the folder."""
-        return tuple(map(self._name, self.files))
+        """The path of every file below the folder, with slashes; as it was given where there is no folder."""
+        self._check()
+        return tuple(self._names)
 
     @property
     def labels(self) -> NDArray[np.str_] | None:
@@ -151,7 +156,7 @@ class ImageFolder:
 
     def __len__(self) -> int:
         self._check()
-        return len(self._files)
+        return len(self._names)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.path)!r}, shape={self.shape})"
@@ -162,15 +167,15 @@ class ImageFolder:
         """Decode one image by its number, or several by a slice, numbers or a mask, as in an array."""
         self._check()
         if isinstance(rows, int | np.integer):
-            return self._decode(self._files[rows])
-        numbers = np.arange(len(self._files))[rows]
+            return self._decode(self._names[rows])
+        numbers = np.arange(len(self._names))[rows]
         images = np.empty((len(numbers), *self.image_shape), self.dtype)
         for image, i in zip(images, numbers, strict=True):
-            image[...] = self._decode(self._files[i])
+            image[...] = self._decode(self._names[i])
         return images
 
     def __iter__(self) -> Iterator[Pixels]:
-        return map(self._decode, self.files)
+        return map(self._decode, self.names)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Pixels:
         return self.read().astype(dtype or self.dtype, copy=False)
@@ -181,8 +186,8 @@ class ImageFolder:
 
     def take(self, rows: Any) -> Self:
         """The folder reduced to the images `rows`, not yet decoded."""
-        few, files = copy.copy(self), self.files
-        few._files = [files[i] for i in np.arange(len(files))[rows]]
+        few, names = copy.copy(self), self.names
+        few._names = [names[i] for i in np.arange(len(names))[rows]]
         return few
 
     def chunks(self, rows: int) -> Iterator[tuple[list[str], Pixels]]:
@@ -190,49 +195,72 @@ class ImageFolder:
 
         Under quarantine chunks are shorter by the files that could not be decoded, which are in :attr:`bad` afterwards.
         """
-        good: list[Path] = []
+        good: list[str] = []
         bad: list[BadFile] = []
-        for start in range(0, len(self._files), rows):
+        for start in range(0, len(self._names), rows):
             before, images = len(good), []
-            for file in self._files[start : start + rows]:
+            for name in self._names[start : start + rows]:
                 try:
-                    images.append(self._decode(file))
-                    good.append(file)
+                    images.append(self._decode(name))
+                    good.append(name)
                 except BadImage as error:
-                    bad.append(self._left_out(file, error))
+                    bad.append(self._left_out(name, error))
             if images:
-                yield list(map(self._name, good[before:])), np.stack(images)
+                yield good[before:], np.stack(images)
         self._settle(good, bad)
         self._checked = True
 
     # ------------------------------------------------------------------ inner parts
 
-    def _headers(self) -> list[Header]:
-        good, bad, headers = [], [], []
-        for file in self._files:
+    def _scan(self) -> tuple[str, tuple[int, int]]:
+        """Read all headers; the kind and the size that the images are to have."""
+        good, bad, first = [], [], None
+        for name in self._names:
             try:
-                header = read_header(file)
-                if header.kind == "CMYK" and self.mode is None:
-                    raise BadImage(file, "its colours are CMYK; pass mode='RGB' or mode='L' to convert")
-                headers.append(header)
-                good.append(file)
+                header = self._header(self._file(name))
             except BadImage as error:
-                bad.append(self._left_out(file, error))
+                bad.append(self._left_out(name, error))
+                continue
+            if first is None:
+                self.first, first = self._file(name), header
+            self._compare(name, header, first)
+            good.append(name)
         self._settle(good, bad)
-        return headers
+        assert first is not None
+        return self.mode or first.kind, self.size or first.size
 
-    def _left_out(self, file: Path, error: BadImage) -> BadFile:
+    def _header(self, file: Path) -> Header:
+        header = read_header(file)
+        if header.kind == "CMYK" and self.mode is None:
+            raise BadImage(file, "its colours are CMYK; pass mode='RGB' or mode='L' to convert")
+        return header
+
+    def _compare(self, name: str, header: Header, first: Header) -> None:
+        """Refuse an image that differs from the first one in what cannot differ."""
+        if self.mode is None and header.kind != first.kind:
+            raise ValueError(
+                f"images differ in kind: {self.first} is {KINDS[first.kind]} and {self._file(name)} is "
+                f"{KINDS[header.kind]}; convert all to one with mode='L' or mode='RGB'"
+            )
+        if self.size is None and header.size != first.size:
+            sizes = [f"{height} x {width}" for height, width in (first.size, header.size)]
+            raise ValueError(
+                f"images differ in size: {self.first} has {sizes[0]} pixels and {self._file(name)} has {sizes[1]} "
+                "(height x width); resize all to one with size=, or image_size= of a detector"
+            )
+
+    def _left_out(self, name: str, error: BadImage) -> BadFile:
         """What to write down of a bad file, unless it is an error: files that were good before stay expected."""
         if self.on_bad == "fail" or self._checked:
             raise error
-        return BadFile(self._name(file), error.reason)
+        return BadFile(name, error.reason)
 
-    def _settle(self, good: list[Path], bad: list[BadFile]) -> None:
+    def _settle(self, good: list[str], bad: list[BadFile]) -> None:
         self._bad += bad
         if not good:
             first = self._bad[0]
             raise ValueError(f"none of {len(self._bad):,} images can be read; {first.file}: {first.reason}")
-        self._files = good
+        self._names = good
 
     def _check(self) -> None:
         """Decode all files once where bad ones are to be left out and nobody looked yet."""
@@ -240,37 +268,39 @@ class ImageFolder:
             for _ in self.chunks(1):
                 pass
 
-    def _decode(self, file: Path) -> Pixels:
-        return read_pixels(file, self._kind, self._shape)
+    def _decode(self, name: str) -> Pixels:
+        return read_pixels(self._file(name), self._kind, self._shape)
 
-    def _name(self, file: Path) -> str:
-        return (file.relative_to(self._root) if self._root else file).as_posix()
+    def _file(self, name: str) -> Path:
+        return Path(name) if self._root is None else self._root / name
 
 
-def find_images(path: str | Path | Sequence[str | Path]) -> list[Path]:
-    """Image files of a folder, in the order of their paths, or those named.
+def find_images(folder: str | Path) -> list[str]:
+    """Image files of a folder, at any depth, in the order of their paths; links to folders are not followed.
 
     Raises
     ------
     FileNotFoundError
-        If there is none.
+        If there is no such folder.
     """
-    if not isinstance(path, str | Path):
-        files = [Path(file) for file in path]
-    else:
-        place = Path(path)
-        if not place.is_dir():
-            raise FileNotFoundError(f"there is no folder {place}; name one that holds images, or a list of image files")
-        below = (file.relative_to(place) for file in place.rglob("*") if is_image(file))
-        files = [place / file for file in sorted(below) if not any(part[0] in "._" for part in file.parts)]
-    if not files:
-        raise FileNotFoundError(f"{path} holds no {', '.join(SUFFIXES)} file")
-    return files
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}; name one that holds images, or a list of image files")
+    return list(_below(str(folder), ""))
 
 
-def is_image(file: Path) -> bool:
+def is_image(name: str) -> bool:
     """Whether a file has the name of an image."""
-    return file.suffix.lower() in SUFFIXES and file.is_file()
+    return name.lower().endswith(SUFFIXES)
+
+
+def _below(folder: str, prefix: str) -> Iterator[str]:
+    with os.scandir(folder) as found:
+        entries = sorted((entry for entry in found if entry.name[0] not in "._"), key=lambda entry: entry.name)
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            yield from _below(entry.path, f"{prefix}{entry.name}/")
+        elif is_image(entry.name) and entry.is_file():
+            yield prefix + entry.name
 
 
 def _two(size: int | tuple[int, int]) -> tuple[int, int]:
@@ -278,25 +308,3 @@ def _two(size: int | tuple[int, int]) -> tuple[int, int]:
     if min(height, width) < 1:
         raise ValueError(f"size={size!r} must be a positive number of pixels, or (height, width)")
     return int(height), int(width)
-
-
-def _one_size(files: Sequence[Path], headers: Sequence[Header]) -> tuple[int, int]:
-    for file, header in zip(files, headers, strict=True):
-        if header.size != headers[0].size:
-            sizes = [f"{h} x {w}" for h, w in (headers[0].size, header.size)]
-            raise ValueError(
-                f"images differ in size: {files[0]} has {sizes[0]} pixels and {file} has {sizes[1]} (height x width); "
-                "resize all to one with size=, or image_size= of a detector"
-            )
-    return headers[0].size
-
-
-def _one_kind(files: Sequence[Path], headers: Sequence[Header]) -> str:
-    for file, header in zip(files, headers, strict=True):
-        if header.kind != headers[0].kind:
-            kinds = [KINDS[kind] for kind in (headers[0].kind, header.kind)]
-            raise ValueError(
-                f"images differ in kind: {files[0]} is {kinds[0]} and {file} is {kinds[1]}; convert all to one with "
-                "mode='L' or mode='RGB'"
-            )
-    return headers[0].kind
