@@ -267,7 +267,7 @@ class TestDose:
         seen = statistic.feature_surprise(statistic.features.distance(projected))
         rest = -statistic(model, some) - 2 * seen - (shades - np.log(100))
         vector = statistic._look(model, some)[1]
-        assert vector.shape == (40, 4 + 2 + 3)
+        assert vector.shape == (40, 3 + 2 + 3)
         assert rest.tolist() == pytest.approx(statistic.surprise(-statistic.statistics(vector)).tolist())
         assert (rest > 0).all()
 
