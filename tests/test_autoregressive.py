@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from anomgen import runtime
-from anomgen.families.autoregressive import Autoregressive, AutoregressiveDetector
+from anomgen.families.autoregressive import Autoregressive, AutoregressiveDetector, ImageAutoregressive
 from anomgen.generative import Space, abilities
 from anomgen.nn.mixture import Mixtures, mixture_log_prob, mixture_sample
 from anomgen.nn.orders import draw_orders
@@ -424,3 +424,79 @@ def test_missing_values_are_scored_as_what_is_left() -> None:
     detector = quick(noise=0.0).fit(X)
     left = detector.score_samples(np.stack([at, np.full(9, np.nan)], 1))
     assert left == pytest.approx(truth + math.log(0.3), abs=0.35)
+
+
+def bumps(n: int, seed: int = 0) -> Any:
+    """Images of 6 by 6 pixels with one bright bump."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:6, :6]
+    centre = rng.uniform(1, 4, (2, n, 1, 1))
+    bright = 255 * np.exp(-((y - centre[0]) ** 2 + (x - centre[1]) ** 2) / 3)
+    return np.clip(bright + rng.normal(0, 8, bright.shape), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def painter() -> AutoregressiveDetector:
+    options = {"channels": 8, "blocks": 1, "components": 3, "max_epochs": 15, "statistic": "likelihood"}
+    with pytest.warns(UserWarning, match="Likelihood on images"):
+        return quick(**options, batch_size=16).fit(bumps(400))
+
+
+def test_images_have_a_network_of_their_own() -> None:
+    model = AutoregressiveDetector(channels=8, blocks=3, components=2).build(Space.pixels(3, 6, 5))
+    assert isinstance(model, ImageAutoregressive)
+    assert (model.mixture.components, model.network.left.convolution.out_channels, len(model.network.blocks)) == (
+        2,
+        8,
+        3,
+    )
+
+
+def test_images_are_scored_by_their_exact_probability(painter: AutoregressiveDetector) -> None:
+    new = bumps(200, seed=1)
+    bits = -painter.score_samples(new) / 36 / math.log(2)
+    assert 3 < bits.mean() < 7, "noise of 8 levels alone has about 5 bits a pixel"
+    shuffled = np.random.default_rng(0).permuted(new.reshape(200, 36), axis=1).reshape(new.shape)
+    assert painter.score_samples(shuffled).max() < np.quantile(painter.score_samples(new), 0.05)
+    drawn = painter.sample(64)
+    assert drawn.shape == (64, 6, 6)
+    assert drawn.dtype == np.uint8
+    assert painter.score_samples(drawn).mean() > painter.score_samples(shuffled).mean()
+
+
+def test_missing_pixels_are_painted_in(painter: AutoregressiveDetector) -> None:
+    whole = bumps(30, seed=2)
+    gaps = np.zeros(whole.shape, dtype=bool)
+    gaps[:10, 2:4], gaps[10:20, :, 3] = True, True
+    holed = np.where(gaps, np.nan, whole)
+    filled = painter.impute(holed)
+    assert filled.dtype == holed.dtype
+    assert np.array_equal(filled[~gaps], whole[~gaps])
+    errors = np.abs(filled - whole)[gaps].mean()
+    assert errors < 0.6 * np.abs(whole[gaps] - np.float64(whole[gaps].mean())).mean()
+    assert np.array_equal(painter.impute(holed), filled)
+    assert not np.array_equal(painter.impute(holed, random_state=1), filled)
+    assert np.array_equal(painter.impute(whole), whole)
+
+
+@pytest.mark.parametrize("layout", ["last", "first", "flat"])
+def test_gaps_are_found_in_every_layout(layout: str) -> None:
+    colours = np.stack([bumps(60), bumps(60, 1), bumps(60, 2)], 1).astype(np.float64)
+    moved = {"last": colours.transpose(0, 2, 3, 1), "first": colours, "flat": colours.reshape(60, -1)}[layout]
+    shape = (3, 6, 6) if layout == "flat" else None
+    detector = quick(image_shape=shape, channels=4, blocks=1, components=2, max_epochs=1).fit(moved)
+    holed = moved.copy()
+    holed.reshape(60, -1)[::7, ::5] = np.nan
+    filled = detector.impute(holed)
+    assert filled.shape == moved.shape
+    assert not np.isnan(filled).any()
+    assert np.array_equal(filled[~np.isnan(holed)], moved[~np.isnan(holed)])
+
+
+def test_pixels_of_another_size_cannot_be_filled() -> None:
+    images = bumps(60).astype(np.float64)
+    detector = quick(image_size=4, channels=4, blocks=1, components=2, max_epochs=1).fit(images)
+    assert np.array_equal(detector.impute(images), images)
+    images[3, 2, 2] = np.nan
+    with pytest.raises(ValueError, match="image_size"):
+        detector.impute(images)
