@@ -112,22 +112,22 @@ def test_the_density_integrates_to_one() -> None:
     with torch.no_grad():
         # Importance sampling: from images of the flow itself, blurred so widely that all of its mass is covered.
         with runtime.seeded(2):
-            center = flow.sample(200_000)
+            center = flow.sample(60_000)
         mean, std = center.mean(0), 1.5 * center.std(0)
-        drawn = mean + std * torch.randn(200_000, 4, generator=generator)
+        drawn = mean + std * torch.randn(60_000, 4, generator=generator)
         inside = (drawn.abs() <= 1).all(1)
         proposal = torch.distributions.Normal(mean, std).log_prob(drawn).sum(1)
         mass = ((flow.log_prob(drawn) - proposal).exp() * inside).mean().item()
-    assert mass == pytest.approx(1.0, abs=0.03)
+    assert mass == pytest.approx(1.0, abs=0.05)
 
 
 def test_uniform_noise_has_eight_bits_at_best() -> None:
-    flow = make(Space.pixels(1, 4, 4), channels=8)
+    flow = make(Space.pixels(1, 4, 4))
     z = 2 * torch.rand(4000, 16, generator=torch.Generator().manual_seed(0)) - 1
-    train(flow, z[:3000], 80, 1e-2)
+    train(flow, z[:2000], 40, 1e-2)
     with torch.no_grad():
-        bits = -(flow.log_prob(z[3000:]) + 16 * math.log(PIXEL_WIDTH)).mean().item() / 16 / math.log(2)
-    assert 7.995 < bits < 8.06
+        bits = -(flow.log_prob(z[2000:]) + 16 * math.log(PIXEL_WIDTH)).mean().item() / 16 / math.log(2)
+    assert 7.99 < bits < 8.06
 
 
 def test_actnorm_starts_with_mean_zero_and_variance_one() -> None:
@@ -168,6 +168,16 @@ def test_flat_images_do_not_break_the_start() -> None:
     flow = make(Space.pixels(1, 6, 6))
     z = torch.full((50, 36), -1 + PIXEL_WIDTH / 2)
     flow.prepare(z)
+    assert flow.log_prob(z).isfinite().all()
+
+
+def test_scales_are_bounded_and_unlike_images_have_a_finite_density() -> None:
+    coupling = Coupling((2, 3, 3), 3, Plan(1, 1, 4))
+    coupling.network.last.bias.data.fill_(1e6)
+    _, log_det = coupling(torch.randn(2, 3, 3, 3), torch.randn(2, 2, 3, 3), torch.zeros(2, 0))
+    assert 8.9 < log_det.min() <= log_det.max() <= 9
+    flow = make(Space.pixels(1, 16, 16), scale=0.2, steps=4)
+    z = torch.randint(0, 2, (4, 256), generator=torch.Generator().manual_seed(0)) * 2.0 - 1.0
     assert flow.log_prob(z).isfinite().all()
 
 
@@ -266,7 +276,7 @@ def test_conditions_enter_the_density() -> None:
     z = images(200, 1, 4, 4)
     label = torch.arange(200.0)[:, None] % 3
     bright = torch.cat([(0.3 * z + 0.6 * (label - 1)).clamp(-1, 1), label], 1)
-    train(flow, bright, 120, 1e-2)
+    train(flow, bright, 80, 1e-2)
     wrong = torch.cat([bright[:, :-1], (label + 1) % 3], 1)
     with torch.no_grad():
         assert (flow.log_prob(bright) > flow.log_prob(wrong)).float().mean() > 0.9

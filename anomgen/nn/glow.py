@@ -9,12 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from anomgen.nn.affine import affine, inverse_affine
+from anomgen.nn.affine import softclip
 
 Image = tuple[int, int, int]
 
 NARROWEST = 1e-2
 """Standard deviation that data-dependent initialization takes for the smallest there is."""
+LOG_RANGE = 3.0
+"""Largest log-scale of a coupling: so many follow one another that images unlike any seen would else overflow."""
 
 
 @dataclass(frozen=True)
@@ -228,21 +230,23 @@ class Coupling(nn.Module):
 
     def forward(self, x: Tensor, still: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """What moved, and the log-determinant at every place: ``(n, h, w)``, or a zero."""
-        parameters = self.parameters_at(still, context)
-        if not self.scaled:
-            return x + parameters[0], x.new_zeros(())
-        y, log_scale = affine(x, parameters)
-        return y, log_scale.sum(1)
+        shift, log_scale = self.parameters_at(still, context)
+        if log_scale is None:
+            return x + shift, x.new_zeros(())
+        return torch.addcmul(shift, x, log_scale.exp()), log_scale.sum(1)
 
     def inverse(self, y: Tensor, still: Tensor, context: Tensor) -> Tensor:
         """What it was before it moved."""
-        parameters = self.parameters_at(still, context)
-        return inverse_affine(y, parameters)[0] if self.scaled else y - parameters[0]
+        shift, log_scale = self.parameters_at(still, context)
+        return y - shift if log_scale is None else (y - shift) * log_scale.neg().exp()
 
-    def parameters_at(self, still: Tensor, context: Tensor) -> Tensor:
-        """Shifts, and log-scales where there are any: ``(1 or 2, n, moved, h, w)``."""
-        y: Tensor = self.network(still, context)
-        return y.to(still.dtype).reshape(len(y), -1, self.moved, *y.shape[2:]).transpose(0, 1)
+    def parameters_at(self, still: Tensor, context: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Shifts, and log-scales where there are any, of the shape of what moves."""
+        y = self.network(still, context).to(still.dtype)
+        if not self.scaled:
+            return y, None
+        shift, raw = y.split(self.moved, 1)
+        return shift, softclip(raw, LOG_RANGE)
 
 
 class Base(nn.Module):
