@@ -253,6 +253,19 @@ def test_maps_are_written_beside_the_scores(grey: MixtureDetector, tmp_path: Pat
     assert np.ptp(expected[1][2:4, 3:5], axis=2).min() > 0
 
 
+def test_maps_never_replace_images(grey: MixtureDetector, tmp_path: Path) -> None:
+    save(tmp_path / "all" / "a", GREY[:3])
+    before = (tmp_path / "all" / "a" / "00.png").read_bytes()
+    for maps in ("all/a", "all/a/maps", "all"):
+        with pytest.raises(ValueError, match="lie one in the other; name another folder"):
+            batch.score_files(grey, tmp_path / "all" / "a", tmp_path / "out", maps=tmp_path / maps, overwrite=True)
+    save(tmp_path / "mine", GREY[:1])
+    with pytest.raises(FileExistsError, match="mine exists and is not empty"):
+        batch.score_files(grey, tmp_path / "all", tmp_path / "out", maps=tmp_path / "mine")
+    assert (tmp_path / "all" / "a" / "00.png").read_bytes() == before
+    assert not (tmp_path / "out").exists()
+
+
 # ---------------------------------------------------------------------- training rows, drawn rows
 
 

@@ -124,7 +124,7 @@ def score_files(
         Convert image files to grey or colour; see :class:`anomgen.data.ImageFolder`.
     maps : path, optional
         Folder for a PNG file of every image with its heat on top, see :func:`anomgen.explain.overlay`; with several
-        inputs it gets a sub-folder for each.
+        inputs it gets a sub-folder for each. Files found there are only replaced with `overwrite`.
     chunk_rows : int
         Rows scored at a time; of images fewer, as memory asks for.
     overwrite : bool
@@ -141,9 +141,9 @@ def score_files(
     SchemaError
         Before the first row of any file is scored, naming file and columns that are missing or of another type.
     ValueError
-        If a cell cannot be read, naming file, row and column.
+        If a cell cannot be read, naming file, row and column; or if `maps` would be among the images.
     FileExistsError
-        If `out` holds scores and `overwrite` is False, or files that are not scores.
+        If `out` holds scores and `overwrite` is False, or files that are not scores; likewise if `maps` holds anything.
     """
     detector = model if isinstance(model, Detector) else load(model)
     limit = float(detector.offset_ if threshold is None else threshold)
@@ -153,6 +153,8 @@ def score_files(
     if maps is not None and image_encoder(detector) is None:
         raise ValueError("maps= are of images, and the detector was fitted on a table")
     parts = open_inputs(detector, inputs, keep, chunk_rows, mode)
+    if maps is not None:
+        _check_maps(Path(maps), parts, overwrite)
     folder = _empty_folder(Path(out), overwrite)
     tally, files, bad, began = _Tally(), [], [], time.perf_counter()
     for part, output in zip(parts, _outputs(parts), strict=True):
@@ -326,6 +328,21 @@ def _outputs(parts: Sequence[Input]) -> list[str]:
             stem = f"{part.stem}-{number}"
         names.append(f"{stem}.parquet")
     return names
+
+
+def _check_maps(folder: Path, parts: Sequence[Input], overwrite: bool) -> None:
+    """Refuse a folder where pictures would replace others, above all the images themselves."""
+    here = folder.resolve()
+    for part in parts:
+        there = Path(part.name).resolve()
+        if there.is_dir() and (here == there or here in there.parents or there in here.parents):
+            raise ValueError(
+                f"maps={str(folder)!r} and the images in {part.name} lie one in the other; name another folder"
+            )
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not overwrite:
+        raise FileExistsError(
+            f"{folder} exists and is not empty; name another folder for the maps, or ask to overwrite"
+        )
 
 
 def _empty_folder(folder: Path, overwrite: bool) -> Path:
