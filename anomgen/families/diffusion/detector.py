@@ -39,20 +39,24 @@ class DiffusionDetector(ConditionalDetector):
     one pass of the network for each noise level; samples follow the gradient from much noise to none. Beyond the
     parameters below it takes those of :class:`anomgen.Detector`.
 
+    Images go through a small U-Net instead, without an energy: what ranks them is how well their noise is found, at ten
+    levels between 0.01 and 10 where pixels fill [-1, 1] (``statistic="score_norms"``).
+
     Parameters
     ----------
     objective : {"score_matching", "ddpm", "flow_matching"}, default="score_matching"
         What the network is trained for.
 
-        - ``"score_matching"``: the noise levels that score, and some others for samples. It ranks best.
+        - ``"score_matching"``: the noise levels that score, and some others for samples. On tables it ranks best.
         - ``"ddpm"``: a variational bound of the log-density in nats, over all noise levels, which
           ``statistic="likelihood"`` gives.
         - ``"flow_matching"``: the velocity of straight lines from noise to data. It bounds the log-density as well,
           but was not trained for that.
     noise_levels : tuple of float, default=(0.5,)
-        Noise that the energy is read at, in standard deviations of a column; at most ten levels.
+        Noise that the energy is read at, in standard deviations of a column; at most ten levels. For images the noise
+        that they are given and rid of by ``statistic="reconstruction"``, in units where pixels fill [-1, 1].
     noise_scale : {"equal", "kurtosis"}, default="equal"
-        With ``"kurtosis"`` score matching multiplies the noise of every coordinate by
+        For tables. With ``"kurtosis"`` score matching multiplies the noise of every coordinate by
         :math:`1 + 0.33 (\kappa_j - 3)`, `\kappa_j` being the kurtosis of its middle 96 %, so that with level 0.5 it
         lies in [0.1, 3]. Meant for columns with heavy tails, which the encoder has bent already.
     bound_levels : int, default=5
