@@ -39,7 +39,8 @@ class ImageFolder:
         files, in the order given.
     size : int or (height, width), optional
         Resize every image to this, without regard to its proportions: by Pillow, bilinear with antialiasing, that is a
-        triangle filter as wide as the reduction. By default all must have one size.
+        triangle filter as wide as the reduction. By default all must have one size. A detector that is to score files
+        by itself has to know the size, too: ``image_size=``.
     mode : {"L", "RGB"}, optional
         Convert every image to 8-bit grey or colour. By default all must be of one kind.
     on_bad : {"fail", "quarantine"}
@@ -78,9 +79,14 @@ class ImageFolder:
 
     Examples
     --------
-    >>> images = ImageFolder("tiles", size=64)  # doctest: +SKIP
-    >>> images.shape, images[:32].dtype, images.labels[0]  # doctest: +SKIP
-    ((1344, 64, 64), dtype('uint8'), 'Blowhole')
+    >>> from tempfile import TemporaryDirectory
+    >>> from PIL import Image
+    >>> with TemporaryDirectory() as folder:
+    ...     for name, side in (("a.png", 4), ("b.png", 6)):
+    ...         Image.new("L", (side, side), 255).save(Path(folder, name))
+    ...     images = ImageFolder(folder, size=2)
+    ...     images.shape, images.names, images[0].tolist()
+    ((2, 2, 2), ('a.png', 'b.png'), [[255, 255], [255, 255]])
     """
 
     is_image_source = True
