@@ -164,6 +164,19 @@ def test_our_detectors_are_measured_too(job: ModuleType, own_sets: None) -> None
     assert min(image["fit_seconds"], image["images_per_s"]) > 0
 
 
+def test_the_schedule_of_our_detectors_can_be_cut(job: ModuleType) -> None:
+    made = job.methods(["vae", "kernel"], 3, 20)
+    assert (made["vae"].max_epochs, made["vae"].random_state, made["kernel"].random_state) == (20, 3, 3)
+    assert job.methods(["vae"], 3)["vae"].max_epochs == "auto"
+
+
+def test_passes_are_those_of_networks(job: ModuleType, digits: np.ndarray) -> None:
+    detector = job.methods(["diffusion"], 0, 1)["diffusion"].set_params(statistic="reconstruction")
+    detector.fit(digits[:130, ::2, ::2])
+    assert job.passes(detector, digits[:64, ::2, ::2]) == len(detector.model_.levels)
+    assert job.passes(job.PngSize().fit(digits[:10]), digits[:10]) == 0
+
+
 def test_summary_takes_mean_and_minimum_over_sets(job: ModuleType) -> None:
     lines = [
         {"panel": "p", "method": "one", "seed": seed, "set": kind, "fit_seconds": 1.0 + seed, "images_per_s": 10.0}
