@@ -211,6 +211,15 @@ def test_images_come_upright(tmp_path: Path, suffix: str, orientation: int) -> N
     np.testing.assert_allclose(folder[0], upright[orientation], atol=6)
 
 
+@pytest.mark.parametrize("orientation", [0, 9, b"Exif\0\0not what it says"])
+def test_metadata_that_make_no_sense_spoil_no_image(tmp_path: Path, orientation: Any) -> None:
+    exif: Any = orientation
+    if not isinstance(orientation, bytes):
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = orientation
+    np.testing.assert_array_equal(only(tmp_path, Image.fromarray(GREY[0]), exif=exif), GREY[0])
+
+
 # ---------------------------------------------------------------------- one size and one kind
 
 

@@ -142,12 +142,16 @@ def _kind(path: Path, image: Image.Image) -> str:
 
 
 def _orientation(image: Image.Image) -> int:
-    """Orientation by EXIF, 1 to 8; Pillow turns TIFF files by itself."""
+    """Orientation by EXIF, 1 to 8; 1, upright, for metadata that make no sense. Pillow turns TIFF files by itself."""
     from PIL import ExifTags
 
     if image.format == "TIFF" or "exif" not in image.info:
         return 1
-    return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    try:
+        found = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # Pillow's readers raise almost anything on damaged metadata, which spoil no pixel
+        return 1
+    return found if found in range(1, 9) else 1
 
 
 def _opaque(path: Path, image: Image.Image, kind: str) -> Image.Image:
