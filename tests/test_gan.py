@@ -142,6 +142,16 @@ class TestTraining:
             assert sum(int((p.grad != 0).any()) for p in network.parameters() if p.grad is not None) >= 3
         assert all(p.requires_grad for p in model.parameters())
 
+    @every_loss
+    @pytest.mark.parametrize("space", [Space.real(3), Space.pixels(1, 5, 6)], ids=["table", "images"])
+    def test_bfloat16_training_is_finite(self, space: Space, loss: str) -> None:
+        model = GAN(space, loss=loss, hidden=(8,), channels=2)
+        for parameters, objective in model.objectives():
+            with torch.autocast("cpu", torch.bfloat16):
+                value = objective(rows(20, space.dim).clamp(-1, 1))
+            value.float().mean().backward()
+            assert all(p.grad is not None and p.grad.isfinite().all() for p in parameters)
+
     def test_frozen_networks_thaw_after_an_error(self) -> None:
         network = nn.Linear(2, 2)
         with pytest.raises(RuntimeError), frozen(network):  # noqa: PT012

@@ -425,6 +425,11 @@ def test_bfloat16_training_is_finite(latent: str) -> None:
     loss.backward()
     assert loss.dtype == torch.float32
     assert all(p.grad is not None and p.grad.isfinite().all() for p in vae.parameters())
+    image = make(Space.pixels(1, 5, 6), latent=latent, channels=2)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = image.loss(rows(4, 30).clamp(-1, 1)).mean()
+    loss.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in image.parameters())
 
 
 LABELLED = Space(

@@ -263,7 +263,7 @@ class GAN(GenerativeModel):
     def _generate(self, context: Tensor, code: Tensor | None = None, generator: nn.Module | None = None) -> Tensor:
         code = self._draw(context.shape[1]) if code is None else code
         x: Tensor = (generator or self.generator)(torch.cat([code, context]))
-        return x if self.image is None else x.tanh()
+        return (x if self.image is None else x.tanh()).to(code.dtype)
 
     def _negatives(self, x: Tensor, context: Tensor) -> Tensor:
         """Generated columns, a share of which is replaced by noise around rows and by rows of an older generator."""
