@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import anomgen
+from anomgen.statistic import STATISTICS
 from tests.toys import FAMILIES
 
 REPO = Path(__file__).resolve().parents[1]
@@ -69,6 +70,16 @@ def test_getting_started_runs(template_db: Path, tmp_path: Path) -> None:
 
 def test_the_tour_of_the_families_runs(tmp_path: Path) -> None:
     run_python("\n".join(python_blocks("docs/families.md")), tmp_path)
+
+
+def test_the_tour_of_images_runs(tmp_path: Path) -> None:
+    run_python("\n".join(python_blocks("docs/images.md")), tmp_path)
+    assert len(list((tmp_path / "maps").glob("*.png"))) == 5
+
+
+def test_the_tour_of_images_names_every_statistic() -> None:
+    page = (REPO / "docs" / "images.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `\"(\w+)\"`", page, re.MULTILINE)) == set(STATISTICS) - {"energy", "discriminator"}
 
 
 def test_the_tour_names_every_family() -> None:
