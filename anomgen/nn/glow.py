@@ -45,7 +45,18 @@ class Plan:
 
 
 def mixed(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """One affine map of the channels of every pixel; for few channels twice as quick as torch's convolution is."""
+    """One affine map of the channels of every pixel; for few channels twice as quick as torch's convolution is.
+
+    Parameters
+    ----------
+    x : Tensor of shape (n, c, h, w)
+    weight : Tensor of shape (k, c)
+    bias : Tensor of shape (k,)
+
+    Returns
+    -------
+    Tensor of shape (n, k, h, w)
+    """
     y = torch.baddbmm(bias[:, None].expand(len(x), -1, 1), weight.expand(len(x), -1, -1), x.flatten(2))
     return y.reshape(x.shape[0], -1, *x.shape[2:])
 

@@ -16,7 +16,7 @@ SMALLEST = 3
 
 
 class Multiscale(nn.Module):
-    """A flow of images to white noise of the same shape, built from a smaller one."""
+    """A flow of images ``(n, c, h, w)`` given a context ``(n, k)`` to white noise of the same shape."""
 
     @abstractmethod
     def forward(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
@@ -168,6 +168,33 @@ class Edge(Multiscale):
 
 
 def multiscale(image: Image, plan: Plan) -> Multiscale:
-    """A multi-scale flow of images of one shape, whose sides have 2 pixels at least."""
+    """A multi-scale flow of images of one shape, to white noise.
+
+    Odd sides lose their last line, which is modelled given the two before it; then blocks of 2 by 2 pixels become
+    channels, and half of these go through the same again, until a side would be shorter than 3.
+
+    Parameters
+    ----------
+    image : tuple of int
+        Channels, height and width; sides have 2 pixels at least.
+    plan : Plan
+
+    Returns
+    -------
+    Multiscale
+
+    References
+    ----------
+    Dinh, Sohl-Dickstein, Bengio (2016), *Density estimation using Real NVP*, arXiv:1605.08803.
+
+    Kingma, Dhariwal (2018), *Glow: Generative Flow with Invertible 1x1 Convolutions*, arXiv:1807.03039.
+
+    Examples
+    --------
+    >>> flow = multiscale((1, 7, 9), Plan(scales=3, steps=1, channels=4))
+    >>> noise, log_density = flow(torch.zeros(2, 1, 7, 9), torch.zeros(2, 0))
+    >>> noise.shape, log_density.shape
+    (torch.Size([2, 1, 7, 9]), torch.Size([2, 7, 9]))
+    """
     odd = [axis for axis in (2, 3) if image[axis - 1] % 2]
     return Edge(image, odd[0], plan) if odd else Scale(image, plan)
