@@ -502,6 +502,21 @@ class TestImages:
         assert 3 * image.encoder.work + 3 * image.decoder.work < 25e6
         assert image.features(torch.zeros(2, 784)).shape[1] <= 4096
 
+    def test_labels_of_images_are_given_or_averaged_over(self) -> None:
+        images, y = digits(200), np.where(load_digits().target[:200] < 5, "low", "high")
+        detector = VAEDetector(condition="y", channels=4, latent_dim=3, max_epochs=4, statistic="likelihood", **QUICK)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            detector.fit(images, y)
+        each = np.stack([detector.score_samples(images, condition=c) for c in ("low", "high")])
+        shares = np.log([(y == c).mean() for c in ("low", "high")])[:, None]
+        assert detector.score_samples(images) == pytest.approx(np.logaddexp(*(each + shares)), rel=1e-4)
+        means = [detector.transform(images, condition=c) for c in ("low", "high")]
+        assert not np.allclose(*means)
+        average, low, high = detector.transform(images), np.minimum(*means), np.maximum(*means)
+        assert ((average >= low - 1e-4) & (average <= high + 1e-4)).all()
+        assert detector.sample(3, random_state=0, condition="low").shape == (3, 8, 8)
+
     def test_digits_are_learned_within_seconds(self, tmp_path: Any) -> None:
         images = digits(1797)
         train, test = images[:1500], images[1500:]
