@@ -16,7 +16,8 @@ TILE_WORK = 1e8
 IMAGE_TILE = 32
 """Rows a tile at least where networks convolve: their activations, not their weights, have to fit the cache."""
 GPU_TILE = 8192
-SAMPLE_TILE = 1024
+SAMPLE_TILE, IMAGE_SAMPLE_TILE = 1024, 128
+"""Rows, and images, that are drawn at a time."""
 
 _compile_requested = False
 

@@ -387,6 +387,6 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     def _decoded(self, n: int, seed: int, given: NDArray[np.float32] | None = None) -> Any:
         conditions = None if given is None else torch.from_numpy(given)
         device = fitting.device_of(self.model_)
-        height = runtime.IMAGE_TILE if self.model_.work else runtime.SAMPLE_TILE
+        height = runtime.IMAGE_SAMPLE_TILE if self.model_.work else runtime.SAMPLE_TILE
         z = runtime.sample_rows(self.model_.sample, n, seed=seed, device=device, given=conditions, height=height)
         return self.encoder_.decode(z.numpy(), self.model_.codes)
