@@ -14,7 +14,7 @@ changed are others than those taken for normal. A change treats all images alike
     patch            a square of 3/7 of the sides is black, its middle drawn from the middle third of the image
 
 AUROC has a 95 % interval by resampling test images; a panel counts by its mean and by its minimum over its sets.
---quick takes 2,000 training images for 20 epochs, 500 of each set, one class of each data set and one seed.
+--quick takes 2,000 training images for 10 epochs, 500 of each set, one class of each data set and one seed.
 
     python pipelines/benchmark_images.py --data data --families vae gan --seeds 3 --out out/images
     python pipelines/benchmark_images.py --data data --families vae --quick
@@ -366,7 +366,7 @@ def main(arguments: list[str] | None = None) -> None:
     lines: list[dict[str, object]] = []
     for seed in range(seeds):
         for trial in trials(args.panels, args.data, seed, **({"classes": 10} | size)):
-            fitted = methods(members, seed, args.max_epochs or 20 * args.quick)
+            fitted = methods(members, seed, args.max_epochs or 10 * args.quick)
             for name, detector in fitted.items():
                 lines += (found := measure(trial, name, detector, seed))
                 each = ", ".join(f"{line['set']} {line['auroc']:.3f}" for line in found)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from anomgen.data import Dataset, load_dataset, read_card
@@ -153,7 +154,7 @@ def test_trials_test_nothing_that_trained(job: ModuleType, own_sets: None) -> No
     assert (len(made[-1].train), len(made[-1].normal), len(made[-1].others["defects"])) == (160, 40, 100)
 
 
-def test_our_detectors_are_measured_too(job: ModuleType, own_sets: None) -> None:
+def test_our_detectors_are_measured_too(job: ModuleType, own_sets: None, tmp_path: Path) -> None:
     (trial,) = job.trials(["magnetic_tile"], Path(), 0, 0, 100, 1)
     detector = job.families.get("kernel")(random_state=0)
     image, pixels = job.measure(trial, "kernel", detector, 0)
@@ -162,6 +163,9 @@ def test_our_detectors_are_measured_too(job: ModuleType, own_sets: None) -> None
     assert image["low"] <= image["auroc"] <= image["high"]
     assert pixels["auroc"] != image["auroc"]
     assert min(image["fit_seconds"], image["images_per_s"]) > 0
+    job.draw_maps(trial, {"kernel": detector}, tmp_path / "maps.png")
+    with Image.open(tmp_path / "maps.png") as figure:
+        assert figure.width > 1000
 
 
 def test_the_schedule_of_our_detectors_can_be_cut(job: ModuleType) -> None:
