@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from anomgen.data import ImageFolder
 from anomgen.encode import ImageEncoder, encoder_from_state, is_images
 from anomgen.generative import PIXEL_WIDTH, Space
 
@@ -166,3 +168,11 @@ def test_what_is_taken_for_images() -> None:
     assert not is_images(some(shape=(7,)))
     assert not is_images([[1.0, 2.0]])
     assert not is_images([])
+
+
+def test_the_size_of_a_source_is_remembered(tmp_path: Any) -> None:
+    for i, image in enumerate(some(4, (12, 10))):
+        Image.fromarray(image).save(tmp_path / f"{i}.png")
+    encoder = ImageEncoder().fit(ImageFolder(tmp_path, size=(6, 5)))
+    assert encoder.shape_ == (1, 6, 5)
+    assert encoder.encode(some(2, (12, 10))).z.shape == (2, 30)

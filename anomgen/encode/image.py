@@ -34,12 +34,12 @@ def is_images(x: Any) -> bool:
     """Whether `x` is an array or a list of images, or a source of them, rather than a table."""
     if isinstance(x, list | tuple):
         return len(x) > 0 and getattr(x[0], "ndim", 0) >= 2
-    return len(getattr(x, "shape", ())) >= 3
+    return is_source(x) or len(getattr(x, "shape", ())) >= 3
 
 
 def is_source(x: Any) -> bool:
-    """Whether `x` reads images when it is indexed, rather than holding them."""
-    return len(getattr(x, "shape", ())) >= 3 and not hasattr(x, "__array__")
+    """Whether `x` says that it reads images when it is indexed, rather than holding them."""
+    return bool(getattr(x, "is_image_source", False))
 
 
 class ImageEncoder:
@@ -60,7 +60,7 @@ class ImageEncoder:
         ``(height, width)``, ``(height, width, channels)`` or ``(channels, height, width)`` of one image, for rows that
         come flat or whose layout is ambiguous; otherwise the arrays tell.
     size : int or (height, width), optional
-        Resize every image to this size; by default all must have one size.
+        Resize every image to this size; by default that of a source that resizes, or else all must have one size.
     pixel_range : (low, high) or "auto"
         Values of black and white. ``"auto"`` is the whole range of ``uint8``, ``uint16`` or ``bool``; other numbers are
         taken for [0, 1], [-1, 1] or [0, 255], whichever first holds all training pixels, but for [0, max] where nothing
@@ -117,6 +117,9 @@ class ImageEncoder:
             `pixel_range`, or images that are all the same.
         """
         first = as_array(x[:1])
+        # What a source was told to resize to holds for the files of later jobs too.
+        told = getattr(x, "size", None) if is_source(x) else None
+        self.size = self.size or told
         self.given_ = first.shape[1:]
         self.dtype_ = str(first.dtype)
         height, width, channels = self._layout_of(first.shape)
