@@ -117,7 +117,7 @@ class UNet(nn.Module):
     -----
     The last layer starts at zero, and so the answer near that for standard normal data. Blocks are a depthwise
     convolution, a norm over the whole image, a shift and scale by noise level and context, and two pointwise layers:
-    a third of the work of two full convolutions.
+    a quarter of the work of two full convolutions.
 
     References
     ----------
