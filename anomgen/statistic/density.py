@@ -72,7 +72,11 @@ class Mixture(nn.Module):
     def forward(self, values: Tensor) -> Tensor:
         """Log-density of every vector, standardized, in nats, shape ``(n,)``."""
         standard = (values.double() - self.center) / self.scale
-        white = torch.einsum("mnk,mkj->mnj", standard - self.means[:, None], self.factors)
+        off = standard - self.means[:, None]
+        # Matrix products of so few numbers would give a row bits that depend on its place among the others.
+        white = torch.zeros_like(off)
+        for i in range(off.shape[2]):
+            white = white + off[:, :, i, None] * self.factors[:, None, i]
         log_volume = self.factors.diagonal(dim1=1, dim2=2).log().sum(1) - 0.5 * math.log(2 * math.pi) * len(self.center)
         terms = (self.weights.log() + log_volume)[:, None] - 0.5 * white.square().sum(2)
         return torch.logsumexp(terms, 0)
