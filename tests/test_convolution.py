@@ -113,6 +113,8 @@ class TestSpectral:
     def test_training_finds_the_same_and_stays_bounded_as_weights_move(self) -> None:
         with runtime.seeded(0):
             network = Analysis((1, 8, 8), 1, 8, spectral=True)
+            for parameter in network.parameters():
+                parameter.data.mul_(4.0)
             optimizer = torch.optim.Adam(network.parameters(), 1e-3)
             for step in range(150):
                 optimizer.zero_grad()

@@ -16,6 +16,10 @@ Image = tuple[int, int, int]
 
 LEAK = 0.2
 """Slope of the activation below zero."""
+KEPT = 2 / (1 + LEAK**2)
+"""Size of weights under which activations keep theirs from layer to layer (He et al., 2015)."""
+SMALL = 1 / 3
+"""Size of weights of an analysis: what it finds is then learned, where larger ones would stay near what they were."""
 SMALLEST = 4
 """Images are halved until no side is longer, and at least twice."""
 WIDEST = 4
@@ -58,17 +62,24 @@ class Layer(nn.Module):
     spectral : bool
         Divide the weight by the largest singular value of its matrix ``(outputs, inputs * kernel)``, as
         :class:`~anomgen.nn.spectral.SpectralMLP` does.
+    size : float
+        Mean square of a weight at the start, times the number of inputs it is summed over.
     """
 
     def __init__(
-        self, inputs: int, outputs: int, kernel: tuple[int, ...] = (), *, stride: int = 1, spectral: bool = False
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: tuple[int, ...] = (),
+        *,
+        stride: int = 1,
+        spectral: bool = False,
+        size: float = KEPT,
     ) -> None:
         super().__init__()
         self.stride, self.spectral = stride, spectral
         self.fan = inputs * math.prod(kernel)
-        # He et al.: activations of the layers to come keep their size.
-        scale = (2 / (1 + LEAK**2) / max(self.fan, 1)) ** 0.5
-        self.weight = nn.Parameter(scale * torch.randn(outputs, inputs, *kernel))
+        self.weight = nn.Parameter((size / max(self.fan, 1)) ** 0.5 * torch.randn(outputs, inputs, *kernel))
         self.bias = nn.Parameter(torch.zeros(outputs))
         if spectral:
             self.register_buffer("direction", normalize(torch.randn(outputs), dim=0))
@@ -135,9 +146,9 @@ class Analysis(nn.Module):
         for (c, h, w), (wider, *_) in zip([(image[0] + given, *image[1:]), *self.shapes], self.shapes, strict=False):
             # Even sides are halved by kernels of four, which weigh all pixels alike; odd ones need a middle.
             kernel = (3 + (h + 1) % 2, 3 + (w + 1) % 2)
-            layers.append(Layer(c, wider, kernel, stride=2, spectral=spectral))
+            layers.append(Layer(c, wider, kernel, stride=2, spectral=spectral, size=SMALL))
         self.layers = nn.ModuleList(layers)
-        self.head = Layer(math.prod(self.shapes[-1]), outputs, spectral=spectral)
+        self.head = Layer(math.prod(self.shapes[-1]), outputs, spectral=spectral, size=SMALL)
         self.work = sum(layer.weight.numel() * h * w for layer, (_, h, w) in zip(layers, self.shapes, strict=True))
         self.work += self.head.weight.numel()
 

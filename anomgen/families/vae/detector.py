@@ -76,7 +76,7 @@ class VAEDetector(TransformerMixin, ClassNamePrefixFeaturesOutMixin, Conditional
     -----
     When to choose it: for rows of many columns that few causes move, for tables with many levels or gaps, and as a
     feature step: :meth:`transform` gives the latent means. ``statistic="features"`` looks for neighbours among these,
-    of images among what the encoder's last two convolutions pass on. Densities are bounds, blurred by the decoder's
+    of images among what the encoder's last convolution passes on. Densities are bounds, blurred by the decoder's
     scales; a flow is sharper on a few continuous columns.
 
     The posterior may collapse onto the prior, after which codes say nothing. The history counts the active units,

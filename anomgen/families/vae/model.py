@@ -188,12 +188,12 @@ class VAE(GenerativeModel):
     def features(self, z: Tensor) -> Tensor:
         """Where a nearest-neighbour statistic looks for similar rows, shape ``(n, k)``.
 
-        The latent means of rows of a table; of images what the encoder's last two convolutional layers pass on.
+        The latent means of rows of a table; of images what the encoder's last convolution passes on.
         """
         if not isinstance(self.encoder, Analysis):
             return self.latent(z)
         x, context = self.condition.split(z)
-        return pooled(self.encoder.activations(_beside(self.observation.describe(x), context))[-2:])
+        return pooled(self.encoder.activations(_beside(self.observation.describe(x), context))[-1:])
 
     def reconstruct(self, z: Tensor) -> Tensor:
         """What the decoder makes of a row's latent mean, shape ``(n, d)``.
