@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import conv2d, pad
 
 from anomgen import runtime
 from anomgen.encode.image import as_array
 from anomgen.generative import GenerativeModel, Rows, abilities
+from anomgen.nn.blur import blur
 
 Maps = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
@@ -141,18 +141,6 @@ def scaled(maps: NDArray[Any], quantiles: NDArray[np.float64]) -> Maps:
     step = max(tenfold / min(rarity[-1] or 1.0, 1.0), 1e-6 * abs(values[-1]), 1e-12)
     beyond = (np.asarray(maps, dtype=np.float64) - values[-1]) / step
     return np.asarray(heat + np.maximum(beyond, 0.0), dtype=np.float32)
-
-
-def blur(maps: Tensor, sigma: float) -> Tensor:
-    """Maps ``(n, h, w)`` smoothed by a Gaussian of standard deviation `sigma`, pixels, mirrored at the borders."""
-    _, h, w = maps.shape
-    reach = min(max(1, round(3 * sigma)), h - 1, w - 1)
-    if reach < 1:
-        return maps
-    kernel = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=maps.device) / sigma).square()).to(maps.dtype)
-    kernel = kernel / kernel.sum()
-    wide = pad(maps[:, None], (reach, reach, reach, reach), mode="reflect")
-    return conv2d(conv2d(wide, kernel.view(1, 1, 1, -1)), kernel.view(1, 1, -1, 1))[:, 0]
 
 
 def overlay(images: Any, maps: NDArray[Any]) -> Pixels:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from anomgen import explain, runtime
 from anomgen.generative import GenerativeModel, Rows
+from anomgen.nn.blur import blur
 
 SHAPE = (3, 9, 12)
 DIM = 3 * 9 * 12
@@ -89,7 +90,7 @@ def test_abilities_are_taken_in_the_stated_order(spotted: Rows) -> None:
 def test_surprise_sums_channels_and_is_smoothed_by_a_gaussian(spotted: Rows) -> None:
     raw = spotted.z.square().reshape(-1, *SHAPE).sum(1)
     found = explain.surprise(Noise("residual"), spotted)
-    torch.testing.assert_close(found, explain.blur(raw, 9 / 32))
+    torch.testing.assert_close(found, blur(raw, 9 / 32))
     # A Gaussian of this width, cut off after one pixel.
     side = np.exp(-0.5 * (32 / 9) ** 2)
     line = np.array([side, 1.0, side]) / (1.0 + 2 * side)
@@ -98,9 +99,9 @@ def test_surprise_sums_channels_and_is_smoothed_by_a_gaussian(spotted: Rows) -> 
 
 
 def test_smoothing_keeps_a_constant_and_one_pixel_wide_images() -> None:
-    torch.testing.assert_close(explain.blur(torch.full((2, 9, 5), 3.0), 2.0), torch.full((2, 9, 5), 3.0))
+    torch.testing.assert_close(blur(torch.full((2, 9, 5), 3.0), 2.0), torch.full((2, 9, 5), 3.0))
     lone = torch.randn(2, 1, 7)
-    torch.testing.assert_close(explain.blur(lone, 2.0), lone)
+    torch.testing.assert_close(blur(lone, 2.0), lone)
 
 
 def test_the_slope_is_squared_in_every_pixel(spotted: Rows) -> None:

@@ -102,7 +102,7 @@ class TestImages:
 
     def test_heat_is_where_the_image_is_odd(self, family: str, tmp_path: Any) -> None:
         X = digits()[:200]
-        detector = small(family, max_epochs=60).fit(X[:100], X_val=X[100:150])
+        detector = small(family, max_epochs=150).fit(X[:100], X_val=X[100:150])
         odd = X[150:].copy()
         odd[:, :3, :3] = np.random.default_rng(0).integers(0, 256, (50, 3, 3))
         heat = detector.score_map(odd)

@@ -20,6 +20,7 @@ from anomgen.statistic import (
 )
 from anomgen.statistic.density import Mixture, Surprise
 from anomgen.statistic.features import IMAGE_BANK, MAX_BANK, _nearest
+from anomgen.statistic.local import LocalResidual
 from anomgen.statistic.scores import anderson_darling
 from tests.test_statistic_images import Bright, Only, images
 
@@ -261,3 +262,36 @@ class TestFeatures:
         assert IMAGE_BANK > n - 16 <= len(statistic.bank) <= n
         assert len(statistic.bank) % 16 == 0
         assert torch.isfinite(statistic(Two(), Rows(z[:9], train.log_det[:9], (1, 2, 2)))).all()
+
+
+class TestLocalResidual:
+    def images(self, n: int, seed: int) -> torch.Tensor:
+        """Smooth images: sums of two waves."""
+        rng = np.random.default_rng(seed)
+        i, j = np.mgrid[:16, :12] / 8
+        a, b = rng.normal(size=(2, n, 1, 1))
+        smooth = 0.3 * (a * np.sin(i) + b * np.cos(j)) + rng.normal(0, 0.01, (n, 16, 12))
+        return torch.from_numpy(smooth[:, None]).float()
+
+    def test_a_small_defect_stands_out_of_a_strong_pattern(self) -> None:
+        local, normal = LocalResidual(), self.images(200, 3)
+        local.fit(self.images(300, 1), self.images(100, 2))
+        scratched = normal.clone()
+        scratched[:, :, 9:11, 4:6] += 0.05
+        assert (local(scratched)[:, None] > local(normal)).double().mean() > 0.99
+        # The same energy spread over the image is none of its business.
+        dimmed = normal + 0.05 * 2 / (16 * 12) ** 0.5
+        assert (local(dimmed)[:, None] > local(normal)).double().mean() < 0.9
+
+    def test_every_image_is_its_own_measure(self) -> None:
+        local, normal = LocalResidual(), self.images(64, 3)
+        local.fit(self.images(300, 1), self.images(100, 2))
+        order = torch.randperm(64)
+        assert torch.equal(local(normal[order]), local(normal)[order])
+
+    def test_few_images_of_many_pixels(self) -> None:
+        local = LocalResidual()
+        local.fit(self.images(6, 1), self.images(3, 2))
+        assert local.span.shape == (192, 3)
+        assert torch.isfinite(local(self.images(5, 3))).all()
+        np.testing.assert_allclose((local.span.t() @ local.span).numpy(), np.eye(3), atol=1e-4)

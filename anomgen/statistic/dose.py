@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from anomgen.generative import GenerativeModel, Rows, abilities
-from anomgen.statistic.base import Statistic, images_of, log_likelihood, parts
+from anomgen.statistic.base import IMAGE_PART, Statistic, images_of, log_likelihood, parts
 from anomgen.statistic.density import Mixture, Surprise
 from anomgen.statistic.features import Features
 from anomgen.statistic.image import code_length, energies, extremes
+from anomgen.statistic.local import LocalResidual
 from anomgen.statistic.scores import log_score_norms
 
 FEATURES_WEIGHT = 2.0
@@ -23,16 +24,18 @@ NARROW = 0.5
 class Dose(Statistic):
     r"""Minus the surprise of an image in what a network sees in it, and in several statistics at once.
 
-    No single statistic of images survives every kind of anomaly. This one adds up three surprises, each
+    No single statistic of images survives every kind of anomaly. This one adds up four surprises, each
     :math:`-\log` of a tail probability among held-out normal images and extrapolated beyond them:
 
-    .. math:: s(x) = -2\, S(\text{features}) - S(\text{statistics}) - (S(\text{range}) - \log 100)_+ .
+    .. math:: s(x) = -2\, S(\text{features}) - S(\text{statistics}) - S(\text{place}) - (S(\text{range}) - \log 100)_+ .
 
     *features*: the mean distance to the nearest training images, as in :class:`Features`: what is shown. *statistics*:
     minus the log-density, by a Gaussian mixture, of the log energies of three octaves of the image and of the rest, of
     the length of its PNG file, of how much of its features lies in and out of their principal directions, and of what
     the model itself says: log norms of its scores, or else the energies of what its reconstruction misses, or else its
-    likelihood or energy. *range*: darkest and brightest pixels, which count only where they lie outside of all but 1 %
+    likelihood or energy. *place*: the largest local residual of the image off the span of training images
+    (:class:`anomgen.statistic.local.LocalResidual`), for a small defect hardly moves a number that describes the whole.
+    *range*: darkest and brightest pixels, which count only where they lie outside of all but 1 %
     of normal images. A model without features is looked at through its pixels.
 
     Parameters
@@ -54,17 +57,21 @@ class Dose(Statistic):
         super().__init__()
         self.neighbours = neighbours
         self.features = Features(neighbours)
+        self.local = LocalResidual()
         self.statistics, self.range = Mixture(), Mixture(components=1)
-        self.feature_surprise, self.surprise, self.range_surprise = Surprise(), Surprise(NARROW), Surprise(NARROW)
+        self.feature_surprise, self.local_surprise = Surprise(), Surprise()
+        self.surprise, self.range_surprise = Surprise(NARROW), Surprise(NARROW)
         self.sized_by_data = tuple(
             f"{name}.{buffer}"
-            for name in ("features", "statistics", "range")
+            for name in ("features", "local", "statistics", "range")
             for buffer in getattr(self, name).sized_by_data
         )
 
     def fit(self, model: GenerativeModel, held_out: Rows, train: Rows) -> None:
         """Remember the features of training images; learn densities and quantiles from held-out ones."""
-        images_of(self, train)
+        judged = images_of(self, held_out)
+        self.local.fit(images_of(self, train), judged)
+        self.local_surprise.fit(torch.cat([self.local(part) for part in judged.split(IMAGE_PART)]))
         self.features.remember(lambda part: self._seen(model, part), train)
         with torch.no_grad():
             found = [self._look(model, part) for part in parts(held_out)]
@@ -80,7 +87,9 @@ class Dose(Statistic):
         distance, vector, shades = self._look(model, rows)
         seen, described = self.feature_surprise(distance), self.surprise(-self.statistics(vector))
         beyond = (self.range_surprise(-self.range(shades)) - self.range_surprise.last).clamp_min(0.0)
-        total: Tensor = FEATURES_WEIGHT * seen + described + beyond
+        total: Tensor = (
+            FEATURES_WEIGHT * seen + described + beyond + self.local_surprise(self.local(images_of(self, rows)))
+        )
         return -total
 
     def _seen(self, model: GenerativeModel, rows: Rows) -> Tensor:
