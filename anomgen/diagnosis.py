@@ -109,7 +109,7 @@ def diagnose(detector: Detector, X_normal: Any, X_other: Any) -> Diagnosis:
 
 def _likelihoods_and_codes(detector: Detector, X: Any) -> tuple[Array, Array]:
     """Log-likelihoods of images, none where the model knows none, and lengths of their PNG files, nats."""
-    shape = tuple(detector.encoder_.layout()["shape"])
+    shape = fitting.event_shape(detector)
     likelihoods, codes = [], []
     for part in fitting.pieces(detector, validated(detector, X, reset=False, minimum=1)):
         rows = detector.encoder_.encode(part, codes=detector.model_.codes)

@@ -123,6 +123,12 @@ class TestImages:
                 small(family, **option).fit(digits()[:40])
 
 
+def test_a_table_after_images_leaves_no_heatmaps() -> None:
+    detector = small(FAMILIES[0]).fit(digits()[:60])
+    assert hasattr(detector, "map_quantiles_")
+    assert not hasattr(detector.fit(np.random.default_rng(0).normal(size=(60, 2))), "map_quantiles_")
+
+
 @likely
 def test_plain_likelihood_warns_once(family: str) -> None:
     detector = small(family, statistic="likelihood")

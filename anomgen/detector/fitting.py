@@ -22,7 +22,7 @@ from anomgen import calibrate, explain, runtime
 from anomgen.detector import state
 from anomgen.detector.checks import check_parameters, data_digest, validated
 from anomgen.detector.stream import Stream
-from anomgen.encode import Encoded, ImageEncoder, JointEncoder
+from anomgen.encode import Encoded, JointEncoder, image_encoder
 from anomgen.generative import GenerativeModel, Rows, Space
 from anomgen.statistic import MAX_ROWS, Statistic, check_abilities, log_likelihood, make_statistic
 from anomgen.train import Run, Trainer, usual_noise
@@ -276,6 +276,9 @@ def _conclude(detector: Detector, train: Encoded, held_out: Encoded, scored: Enc
     statistic.fit(model, judges, _rows(detector, model, train))
     if judges.images is not None:
         detector.map_quantiles_ = explain.map_quantiles(model, judges)
+    elif hasattr(detector, "map_quantiles_"):
+        # The detector has been fitted on images before.
+        del detector.map_quantiles_
     scores = map_encoded(detector, model, scored, statistic)
     detector.score_quantiles_ = calibrate.quantiles(scores)
     # A model scores the rows it learned from higher than others; a share asked for in numbers is of the training rows,
@@ -300,16 +303,14 @@ def score_maps(detector: Detector, X: Any) -> Maps:
 
 def event_shape(detector: Detector) -> tuple[int, ...]:
     """Shape of what is modelled of a row."""
-    encoder = detector.encoder_
-    images = encoder.rows_ if isinstance(encoder, JointEncoder) else encoder
-    return images.shape_ if isinstance(images, ImageEncoder) else (encoder.dim,)
+    images = image_encoder(detector.encoder_)
+    return (detector.encoder_.dim,) if images is None else images.shape_
 
 
 def settled(detector: Detector, rows: Encoded) -> Encoded:
     """Rows encoded for training as scoring encodes them: pixels with the noise that is fixed."""
-    encoder = detector.encoder_
-    images = encoder.rows_ if isinstance(encoder, JointEncoder) else encoder
-    if not rows.box or not isinstance(images, ImageEncoder):
+    images = image_encoder(detector.encoder_)
+    if not rows.box or images is None:
         return rows
     z = rows.z.copy()
     z[:, : images.dim] += images.noise

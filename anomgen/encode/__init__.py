@@ -2,7 +2,7 @@
 
 from anomgen.encode.columns import KINDS, Column
 from anomgen.encode.image import ImageEncoder, is_images, is_source
-from anomgen.encode.joint import JointEncoder, Labelled, encoder_from_state
+from anomgen.encode.joint import JointEncoder, Labelled, encoder_from_state, image_encoder
 from anomgen.encode.rows import Encoded
 from anomgen.encode.table import TableEncoder
 
@@ -15,6 +15,7 @@ __all__ = [
     "Labelled",
     "TableEncoder",
     "encoder_from_state",
+    "image_encoder",
     "is_images",
     "is_source",
 ]

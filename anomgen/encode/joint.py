@@ -249,6 +249,12 @@ class JointEncoder:
         return (own.to_numpy() if self.array else own), given
 
 
+def image_encoder(encoder: TableEncoder | ImageEncoder | JointEncoder) -> ImageEncoder | None:
+    """What encodes the images, where rows are images, with or without conditions."""
+    rows = encoder.rows_ if isinstance(encoder, JointEncoder) else encoder
+    return rows if isinstance(rows, ImageEncoder) else None
+
+
 def encoder_from_state(state: Mapping[str, Any]) -> TableEncoder | ImageEncoder | JointEncoder:
     """The encoder that `state` describes, whichever it is."""
     if "image" in state:

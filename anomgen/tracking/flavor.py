@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from anomgen.detector import Detector
-from anomgen.encode import ImageEncoder, JointEncoder
+from anomgen.encode import image_encoder
 from anomgen.families import load
 from anomgen.persist import FormatError
 
@@ -173,9 +173,9 @@ def signature_of(detector: Detector) -> ModelSignature:
     from mlflow.types import ColSpec, Schema, TensorSpec
 
     encoder = detector.encoder_
-    images = encoder.rows_ if isinstance(encoder, JointEncoder) else encoder
+    images = image_encoder(encoder)
     columns: list[ColSpec | TensorSpec]
-    if isinstance(images, ImageEncoder):
+    if images is not None:
         columns = [TensorSpec(np.dtype(images.dtype_), (-1, *images.given_))]
     else:
         named = encoder.container_ == "frame"
