@@ -22,7 +22,7 @@ demo: $(VENV)/.installed ## fit, track, register and score on a real table
 test: $(VENV)/.installed-test ## the test suite, guarantees at reduced counts (at most 15 minutes on 2 cores)
 	$(BIN)/python -m pytest -m "not slow" -n $(JOBS)
 
-test-all: $(VENV)/.installed-test ## the test suite with full counts, slow tests included
+test-all: $(VENV)/.installed-test $(VENV)/.installed-spark ## the test suite with full counts, slow tests included
 	$(BIN)/python -m pytest --full -n $(JOBS)
 
 lint: $(VENV)/.installed-test ## style, format and types
