@@ -11,18 +11,17 @@ its detectors see rows on the scale that ours make for themselves, and fit inclu
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import subprocess
 import sys
 import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from measure import DIM, duel, matmul_rate, peak_megabytes, run_child, seconds, table
 from sklearn.exceptions import ConvergenceWarning
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -38,18 +37,8 @@ try:
 except ImportError as error:
     sys.exit(f"this benchmark compares with zuko and PyOD ({error}): pip install 'anomgen[bench]'")
 
-DIM, TRANSFORMS, BINS = 20, 5, 8
+TRANSFORMS, BINS = 5, 8
 CPU = torch.device("cpu")
-
-
-def table(n: int, seed: int) -> np.ndarray:
-    """Standardized rows of eight bent clusters."""
-    rng = np.random.default_rng(seed)
-    shape = np.random.default_rng(0)
-    cluster = rng.integers(8, size=n)
-    z = rng.normal(size=(n, DIM)) * shape.uniform(0.2, 0.8, (8, DIM))[cluster] + shape.normal(size=(8, DIM))[cluster]
-    z[:, 1::2] += 0.8 * np.sin(2 * z[:, ::2])
-    return ((z - z.mean(0)) / z.std(0)).astype(np.float32)
 
 
 def ours(univariate: str, hidden: int) -> Flow:
@@ -97,23 +86,6 @@ def score_ours(model: Flow, z: np.ndarray, compiled: bool) -> np.ndarray:
 def score_theirs(flow: Any, z: np.ndarray, batch: int = 4096) -> np.ndarray:
     with torch.inference_mode():
         return torch.cat([flow().log_prob(rows) for rows in torch.from_numpy(z).split(batch)]).numpy()
-
-
-def seconds(action: Callable[[], object]) -> float:
-    start = time.process_time()
-    action()
-    return time.process_time() - start
-
-
-def duel(mine: Callable[[], object], other: Callable[[], object], turns: int) -> tuple[float, float, float]:
-    """Median seconds of each, and the median of the ratios of neighbouring turns."""
-    pairs = [(seconds(mine), seconds(other)) for _ in range(turns)]
-    return (*map(statistics.median, zip(*pairs, strict=True)), statistics.median(b / a for a, b in pairs))  # type: ignore[return-value]
-
-
-def matmul_rate() -> float:
-    a = torch.randn(1024, 1024)
-    return max(2 * 1024**3 / seconds(lambda: a @ a) for _ in range(10))
 
 
 def flops_per_row(univariate: str, hidden: int) -> float:
@@ -280,8 +252,7 @@ def race(univariate: str, epochs: int, z: np.ndarray, held_out: np.ndarray, comp
 
 def peak_memory(who: str, univariate: str) -> float:
     """Peak megabytes of a fresh process that trains one epoch and scores."""
-    command = [sys.executable, __file__, "--child", who, univariate]
-    return float(json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout))
+    return float(run_child(__file__, who, univariate))
 
 
 def child(who: str, univariate: str) -> None:
@@ -294,9 +265,7 @@ def child(who: str, univariate: str) -> None:
         flow = theirs(univariate, 64)
         fit_theirs(flow, z, 4096)
         score_theirs(flow, z)
-    # Not ru_maxrss, which a child on Linux inherits from the process that started it.
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    print(int(status.split("VmHWM:")[1].split()[0]) / 1024)
+    print(peak_megabytes())
 
 
 def start_up(turns: int) -> None:
