@@ -16,7 +16,6 @@ from anomgen import tracking
 from tests.toys import tiny
 
 
-
 @pytest.fixture
 def no_pickle(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither MLflow nor anything below it may unpickle."""
