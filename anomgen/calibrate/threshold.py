@@ -1,11 +1,13 @@
-"""From scores to decisions."""
+"""Thresholds of scores: for a share of the training rows, or for a false-positive rate on calibration rows."""
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+
+from anomgen.calibrate.conformal import EVEN, checked, levels
 
 AUTO_SHARE = 0.01
 """Share of rows flagged with ``contamination="auto"``."""
@@ -41,3 +43,33 @@ def quantiles(scores: NDArray[np.float64]) -> NDArray[np.float64]:
 def threshold_from(grid: NDArray[np.float64], contamination: float | Literal["auto"]) -> float:
     """The threshold for a share, read from stored quantiles."""
     return float(np.interp(share(contamination), GRID, grid))
+
+
+def rate_threshold(calibration: ArrayLike, rate: float) -> float:
+    """The score below which a new normal row falls with probability at most `rate`.
+
+    A row scores below it exactly if its conformal p-value is at most `rate`, so the guarantee is that of the p-value:
+    on the average over calibration sets, whatever the distribution of the scores.
+
+    Parameters
+    ----------
+    calibration : array of shape (n,)
+        Scores of normal rows that the model has not seen.
+    rate : float
+        In (0, 1).
+
+    Raises
+    ------
+    ValueError
+        If `rate` is no such number, or below the smallest p-value ``1 / (n + 1)``: with the size that it needs.
+    """
+    if not 0.0 < rate < 1.0:
+        raise ValueError(f"false_positive_rate={rate!r} must be a number in (0, 1)")
+    ordered = checked(calibration)
+    allowed = int(np.searchsorted(levels(len(ordered))[1:], rate, side="right"))
+    if not allowed:
+        raise ValueError(
+            f"a false-positive rate of {rate:g} cannot be told from {len(ordered):,} calibration rows: "
+            f"it needs {int(np.ceil(1 / rate / EVEN)) - 1:,}"
+        )
+    return float(ordered[allowed - 1])
