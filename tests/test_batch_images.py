@@ -210,9 +210,9 @@ def test_a_missing_pixel_is_found_in_its_file(tmp_path: Path) -> None:
     spoilt = images.copy()
     spoilt[30, 2, 3] = np.nan
     np.savez(tmp_path / "late.npz", X=spoilt)
-    with pytest.raises(ValueError, match=r"late\.npz, rows from 24 on: image 6 has a pixel that is nan at \(2, 3\)"):
-        batch.score_files(detector, tmp_path / "late.npz", tmp_path / "out", chunk_rows=8)
-    assert not list((tmp_path / "out").glob("*.parquet"))
+    [late] = inputs.open_inputs(detector, tmp_path / "late.npz", chunk_rows=8)
+    with pytest.raises(ValueError, match=r"late\.npz: row 30: its pixel \(2, 3\) is no number \('nan'\)"):
+        list(late.chunks(inputs.Span(0, 80)))
 
 
 def test_other_colours_are_converted_on_request(grey: MixtureDetector, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from anomgen.batch.inputs import Input, Inputs, Mode, open_inputs
+from anomgen.batch.inputs import Input, Inputs, Mode, OnBad, open_inputs
 from anomgen.batch.rows import is_normal, write_whole
 from anomgen.batch.schema import image_encoder
 from anomgen.data import BadFile
@@ -152,18 +152,19 @@ def score_files(
         raise ValueError(f"keep={list(keep)}: {taken[0]!r} is a column of the output already; rename it in the input")
     if maps is not None and image_encoder(detector) is None:
         raise ValueError("maps= are of images, and the detector was fitted on a table")
-    parts = open_inputs(detector, inputs, keep, chunk_rows, mode)
+    on_bad: OnBad = "fail" if image_encoder(detector) is None else "quarantine"
+    parts = open_inputs(detector, inputs, keep, chunk_rows, mode, on_bad)
     if maps is not None:
         _check_maps(Path(maps), parts, overwrite)
     folder = _empty_folder(Path(out), overwrite)
-    tally, files, bad, began = _Tally(), [], [], time.perf_counter()
+    tally, files, began = _Tally(), [], time.perf_counter()
+    bad: list[tuple[str, ...]] = []
     for part, output in zip(parts, _outputs(parts), strict=True):
-        rows, flagged = tally.rows, tally.flagged
+        rows, flagged, before = tally.rows, tally.flagged, len(bad)
         drawn = None if maps is None else Path(maps, output.removesuffix(".parquet")) if len(parts) > 1 else Path(maps)
-        tables = _scored(detector, part, limit, tally, drawn, progress)
+        tables = _scored(detector, part, limit, tally, drawn, progress, bad)
         write_whole(folder / output, partial(_write, tables))
-        files.append(ScoredFile(part.name, output, tally.rows - rows, tally.flagged - flagged, len(part.bad)))
-        bad += [(part.name, *found) for found in part.bad]
+        files.append(ScoredFile(part.name, output, tally.rows - rows, tally.flagged - flagged, len(bad) - before))
     if bad:
         write_whole(folder / QUARANTINE, partial(_write_bad, bad))
     seconds = time.perf_counter() - began
@@ -257,16 +258,18 @@ def _scored(
     tally: _Tally,
     maps: Path | None,
     progress: Callable[[int], None] | None,
+    bad: list[tuple[str, ...]],
 ) -> Iterator[Any]:
     """One Arrow table of results a chunk."""
     import pyarrow as pa
 
     start = 0
-    for rows, kept in part.chunks():
-        try:
-            scores = detector.score_samples(rows)
-        except ValueError as error:
-            raise ValueError(f"{part.name}, rows from {start:,} on: {error}") from error
+    for chunk in (chunk for span in part.spans(ROW_GROUP) for chunk in part.chunks(span)):
+        bad += [(part.name, one.value, one.reason) for one in chunk.bad]
+        if chunk.rows is None:
+            continue
+        rows, kept = chunk.rows, chunk.kept
+        scores = detector.score_samples(rows)
         flagged = scores < threshold
         tally.add(scores, flagged)
         end = start + len(scores)

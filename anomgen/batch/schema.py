@@ -15,7 +15,7 @@ import pandas as pd
 from anomgen.data import Source, open_source, read_label
 from anomgen.data.arrays import is_array
 from anomgen.detector import Detector
-from anomgen.encode import ImageEncoder, JointEncoder
+from anomgen.encode import ImageEncoder, JointEncoder, TableEncoder
 
 FITS = {
     "number": ("number",),
@@ -83,9 +83,8 @@ def open_checked(detector: Detector, path: Path, keep: Sequence[str], chunk_rows
     return replace(source, names=tuple(names))
 
 
-def to_score(detector: Detector, source: Source, chunk: Any) -> Any:
+def to_score(encoder: TableEncoder | ImageEncoder | JointEncoder, source: Source, chunk: Any) -> Any:
     """The rows of a chunk as the detector takes them."""
-    encoder = detector.encoder_
     if not isinstance(chunk, pd.DataFrame):
         return chunk
     if encoder.container_ != "frame":

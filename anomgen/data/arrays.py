@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import math
+import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +18,9 @@ from anomgen.data.files import ARRAYS
 from anomgen.data.npz import Stored
 
 Array = NDArray[Any]
+
+SKIPPED = 1 << 24
+"""Bytes read at a time on the way to a row in the middle."""
 
 
 def is_array(path: Path) -> bool:
@@ -34,13 +39,18 @@ def shape(path: Path) -> tuple[int, ...]:
     return found
 
 
-def chunks(path: Path, rows: int, columns: Sequence[Any] | None) -> Iterator[Array]:
-    """The rows of `path` in pieces; an array in Fortran order has to be read whole."""
+def chunks(
+    path: Path, rows: int, columns: Sequence[Any] | None, first: int = 0, stop: int | None = None
+) -> Iterator[Array]:
+    """The rows `first` to `stop` of `path` in pieces; an array in Fortran order has to be read whole."""
     with _opened(path) as (stream, shape, dtype, fortran):
         width = math.prod(shape[1:]) * dtype.itemsize
         whole = np.frombuffer(stream.read(), dtype).reshape(shape, order="F") if fortran else None
-        for start in range(0, shape[0], rows):
-            count = min(rows, shape[0] - start)
+        if whole is None and first:
+            _skip(stream, first * width)
+        last = shape[0] if stop is None else min(stop, shape[0])
+        for start in range(first, last, rows):
+            count = min(rows, last - start)
             if whole is not None:
                 chunk = whole[start : start + count]
             else:
@@ -51,8 +61,14 @@ def chunks(path: Path, rows: int, columns: Sequence[Any] | None) -> Iterator[Arr
             # Arrays of the machine's own byte order, which may be written to.
             chunk = chunk if columns is None else chunk[:, [int(column) for column in columns]]
             yield chunk.astype(dtype.newbyteorder("="), order="C")
-        if stream.read(1):
+        if last == shape[0] and stream.read(1):
             raise ValueError("there are more bytes than the header of the array announces")
+
+
+def is_packed(path: Path) -> bool:
+    """Whether a row in the middle is reached only by unpacking those before it."""
+    with _opened(path) as (stream, _, _, fortran):
+        return fortran or path.suffix == ".gz" or _is_deflated(stream)
 
 
 def label(path: Path, name: str) -> Array:
@@ -62,3 +78,16 @@ def label(path: Path, name: str) -> Array:
 
 def _opened(path: Path) -> AbstractContextManager[Stored]:
     return npz.opened(path) if path.name.endswith(".npz") else idx.opened(path)
+
+
+def _is_deflated(stream: IO[bytes]) -> bool:
+    return isinstance(stream, zipfile.ZipExtFile) and stream._compress_type != zipfile.ZIP_STORED  # type: ignore[attr-defined]
+
+
+def _skip(stream: IO[bytes], count: int) -> None:
+    """Pass over bytes; those of an archive are read, which checks them."""
+    if not isinstance(stream, io.BufferedReader):
+        while count > 0 and (read := len(stream.read(min(count, SKIPPED)))):
+            count -= read
+    else:
+        stream.seek(count, io.SEEK_CUR)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 Paths = str | Path | Sequence[str | Path]
 
 TABLES = (".parquet", ".pq", ".csv", ".csv.gz")
 ARRAYS = (".npz", ".idx", ".idx.gz", "-ubyte", "-ubyte.gz")
 SUFFIXES = TABLES + ARRAYS
+
+PROBED = 1 << 20
+"""Bytes of the two ends of a file that tell it from another."""
 
 
 def find_files(path: Paths) -> list[Path]:
@@ -59,3 +65,24 @@ def naming(path: Path) -> Iterator[None]:
 def several(files: Sequence[Path]) -> str:
     """Files in a few words."""
     return str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
+
+
+def is_parquet(path: Path) -> bool:
+    """Whether a file has the name of a Parquet file."""
+    return path.name.endswith((".parquet", ".pq"))
+
+
+def fingerprint(path: Path) -> dict[str, Any]:
+    """The size of a file and what its bytes tell it by: the footer of a Parquet file, else its first and last MiB."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(size - 8, 0))
+        tail = file.read()
+        footer = int.from_bytes(tail[:4], "little") + 8 if is_parquet(path) and tail.endswith(b"PAR1") else 0
+        digest = hashlib.sha256()
+        if not footer:
+            file.seek(0)
+            digest.update(file.read(PROBED))
+        file.seek(max(size - (footer or PROBED), 0))
+        digest.update(file.read())
+    return {"size": size, "sha256": digest.hexdigest()}

@@ -115,6 +115,7 @@ class ImageFolder:
             self._names = [Path(file).as_posix() for file in path]
         if not self._names:
             raise FileNotFoundError(f"{path} holds no {', '.join(SUFFIXES)} file")
+        self._found = self._names
         self._bad: list[BadFile] = []
         self._checked = False
         self._kind, self._shape = self._scan()
@@ -193,7 +194,7 @@ class ImageFolder:
     def take(self, rows: Any) -> Self:
         """The folder reduced to the images `rows`, not yet decoded."""
         few, names = copy.copy(self), self.names
-        few._names = [names[i] for i in np.arange(len(names))[rows]]
+        few._found = few._names = [names[i] for i in np.arange(len(names))[rows]]
         return few
 
     def chunks(self, rows: int) -> Iterator[tuple[list[str], Pixels]]:
@@ -215,6 +216,25 @@ class ImageFolder:
                 yield good[before:], np.stack(images)
         self._settle(good, bad)
         self._checked = True
+
+    @property
+    def found(self) -> list[str]:
+        """The names of all files, bad ones too."""
+        return self._found
+
+    def decode(self, name: str) -> Pixels:
+        """The image in the file of this name.
+
+        Raises
+        ------
+        BadImage
+            If it cannot be read.
+        """
+        return self._decode(name)
+
+    def file(self, name: str) -> Path:
+        """The path of the file of this name."""
+        return self._file(name)
 
     # ------------------------------------------------------------------ inner parts
 

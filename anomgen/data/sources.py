@@ -62,7 +62,7 @@ class Source:
         """
         start = 0
         for part in self._parts():
-            chunk = part if self._target is None else _frame(part, start)
+            chunk = part if self._target is None else frame_of(part, start)
             start += len(chunk)
             yield chunk
         self._not_empty(start)
@@ -75,7 +75,7 @@ class Source:
             return np.concatenate(parts)
         import pyarrow as pa
 
-        return _frame(pa.concat_tables(parts), 0)
+        return frame_of(pa.concat_tables(parts), 0)
 
     def _parts(self) -> Iterator[Any]:
         for path in self.files:
@@ -83,7 +83,7 @@ class Source:
                 if self._target is None:
                     yield from arrays.chunks(path, self.chunk_rows, self._columns)
                 else:
-                    yield from _tables(_batches(path, self._target, self.chunk_rows), self.chunk_rows)
+                    yield from tables_of(batches(path, self._target, self.chunk_rows), self.chunk_rows)
 
     def _not_empty(self, rows: int) -> None:
         if not rows:
@@ -281,7 +281,8 @@ def _rows(files: Sequence[Path]) -> int | None:
     return sum(int(pq.read_metadata(file).num_rows) for file in files)
 
 
-def _batches(path: Path, target: Any, rows: int) -> Iterator[Any]:
+def batches(path: Path, target: Any, rows: int, groups: Sequence[int] | None = None) -> Iterator[Any]:
+    """Record batches of the columns `target`, `rows` rows at most; of Parquet only the row groups `groups`."""
     import pyarrow.parquet as pq
 
     if _is_csv(path):
@@ -294,11 +295,11 @@ def _batches(path: Path, target: Any, rows: int) -> Iterator[Any]:
         return
     # the two options keep memory constant: without them it grows with the file
     with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
-        for batch in file.iter_batches(rows, columns=target.names):
+        for batch in file.iter_batches(rows, row_groups=groups, columns=target.names):
             yield batch.select(target.names).cast(target)
 
 
-def _tables(batches: Iterable[Any], rows: int) -> Iterator[Any]:
+def tables_of(batches: Iterable[Any], rows: int) -> Iterator[Any]:
     """Batches of any height, as tables of `rows` rows."""
     import pyarrow as pa
 
@@ -317,7 +318,8 @@ def _tables(batches: Iterable[Any], rows: int) -> Iterator[Any]:
         yield pa.Table.from_batches(held)
 
 
-def _frame(table: Any, start: int) -> Any:
+def frame_of(table: Any, start: int) -> Any:
+    """An Arrow table as a frame whose index begins at `start`; integers and booleans are nullable."""
     import pandas as pd
     import pyarrow as pa
 

@@ -1,0 +1,137 @@
+"""Rows of tables and arrays, as the detector takes them, without those that it would refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from anomgen.batch.chunks import Chunk, Span, no_rows, refuse
+from anomgen.batch.faults import Encoder, encoder_faults
+from anomgen.batch.schema import to_score
+from anomgen.data import Source, arrays, read_label
+from anomgen.data.bad import Bad
+from anomgen.data.files import fingerprint, is_parquet, naming
+from anomgen.data.sources import batches, frame_of, tables_of
+
+OnBad = Literal["fail", "quarantine", "skip"]
+
+ENTRIES = 16
+"""Spans of an array in an archive at most: each has to read past those before it."""
+
+
+@dataclass(frozen=True)
+class FileInput:
+    """What inputs of one file have in common."""
+
+    encoder: Encoder
+    source: Source
+    keep: Sequence[str]
+    on_bad: OnBad
+
+    @property
+    def name(self) -> str:
+        """The path of the file."""
+        return str(self.source.files[0])
+
+    @property
+    def stem(self) -> str:
+        """Its name without endings."""
+        return self.source.files[0].name.split(".")[0]
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Its size and a part of its bytes."""
+        return fingerprint(self.source.files[0])
+
+    def _chunk(self, numbers: NDArray[np.int64], rows: Any, kept: dict[str, Any], bad: Sequence[Bad]) -> Chunk:
+        """The rows that have scores; `bad` are those that could not even be read."""
+        refused = encoder_faults(self.encoder, rows) if len(numbers) else []
+        told = [Bad(int(numbers[one.row]), one.column, one.reason, one.value) for one in refused]
+        both = sorted([*bad, *told], key=lambda one: (one.row < 0, one.row))
+        if self.on_bad == "fail":
+            refuse(self.name, both)
+        seen = len(numbers) + len(bad)
+        if len(refused) == len(numbers):
+            return no_rows(both)
+        if refused:
+            good = np.delete(np.arange(len(numbers)), [one.row for one in refused])
+            frame = isinstance(rows, pd.DataFrame)
+            rows = rows.iloc[good].reset_index(drop=True) if frame else rows[good]
+            kept = {name: pd.Series(values).iloc[good] for name, values in kept.items()}
+            numbers = numbers[good]
+        return Chunk(numbers, rows, kept, both, seen)
+
+
+@dataclass(frozen=True)
+class TableInput(FileInput):
+    """Rows of a Parquet or CSV file."""
+
+    def spans(self, rows: int) -> list[Span]:
+        """Row groups of Parquet, `rows` rows or more together; other files whole."""
+        if self._groups is None:
+            return [Span(0, None)]
+        found, start = [], 0
+        for stop in self._groups.tolist():
+            if stop - start >= rows:
+                found.append(Span(start, stop))
+                start = stop
+        last = int(self._groups[-1]) if len(self._groups) else 0
+        return found if start == last else [*found, Span(start, last)]
+
+    def chunks(self, span: Span) -> Iterator[Chunk]:
+        """The rows, and the columns to keep."""
+        path, target, height = self.source.files[0], self.source._target, self.source.chunk_rows
+        groups, start = None, span.start
+        if self._groups is not None and span.stop is not None:
+            first, last = np.searchsorted(self._groups, [span.start, span.stop - 1], side="right")
+            groups = list(range(first, last + 1))
+        with naming(path):
+            for table in tables_of(batches(path, target, height, groups), height):
+                frame = frame_of(table, start)
+                rows = to_score(self.encoder, self.source, frame)
+                numbers = np.arange(start, start + len(frame))
+                yield self._chunk(numbers, rows, {name: frame[name] for name in self.keep}, [])
+                start += len(frame)
+
+    @cached_property
+    def _groups(self) -> NDArray[np.int64] | None:
+        """The row behind every row group of a Parquet file."""
+        import pyarrow.parquet as pq
+
+        path = self.source.files[0]
+        if not is_parquet(path):
+            return None
+        metadata = pq.read_metadata(path)
+        return np.cumsum([metadata.row_group(k).num_rows for k in range(metadata.num_row_groups)], dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class ArrayInput(FileInput):
+    """Rows of an npz or IDX file."""
+
+    def spans(self, rows: int) -> list[Span]:
+        """Slices, unless the file has to be unpacked from its beginning."""
+        n, path = self.source.rows or 0, self.source.files[0]
+        height = max(1, rows, -(-n // ENTRIES))
+        if arrays.is_packed(path):
+            height = max(n, 1)
+        return [Span(start, min(start + height, n)) for start in range(0, n, height)]
+
+    def chunks(self, span: Span) -> Iterator[Chunk]:
+        """The rows, and the arrays to keep."""
+        path, start = self.source.files[0], span.start
+        with naming(path):
+            for rows in arrays.chunks(path, self.source.chunk_rows, None, span.start, span.stop):
+                where = slice(start, start + len(rows))
+                kept = {name: values[where] for name, values in self._kept.items()}
+                yield self._chunk(np.arange(start, start + len(rows)), rows, kept, [])
+                start += len(rows)
+
+    @cached_property
+    def _kept(self) -> dict[str, NDArray[Any]]:
+        return {name: read_label(self.source.files[0], name) for name in self.keep}
