@@ -25,6 +25,7 @@ LAYERS = {
     "statistic": 1,
     "train": 1,
     "calibrate": 1,
+    "drift": 1,
     "explain": 1,
     "data": 1,
     "detector": 2,
