@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from anomgen.encode import Encoded, Labelled
+from anomgen.encode import Encoded, Labelled, join
 from anomgen.encode.image import as_array
 
 FIRST = 256
@@ -59,7 +59,7 @@ class Stream:
             self._keep(rows.take(np.arange(start, min(start + RESERVOIR, len(rows)))))
 
     def _keep(self, rows: Encoded) -> None:
-        held = rows if self.reservoir is None else _join(self.reservoir, rows)
+        held = rows if self.reservoir is None else join([self.reservoir, rows])
         places = np.arange(len(held))
         if len(held) > RESERVOIR:
             places = np.arange(RESERVOIR)
@@ -83,11 +83,3 @@ def _together(pieces: Sequence[Any]) -> Any:
         labels = np.concatenate([piece.labels for piece in pieces])
         return Labelled(_together([piece.images for piece in pieces]), labels)
     return np.concatenate([as_array(piece[:]) for piece in pieces])
-
-
-def _join(a: Encoded, b: Encoded) -> Encoded:
-    z = np.concatenate([a.z, b.z])
-    log_det = np.concatenate([a.log_det, b.log_det])
-    if a.low is a.z and b.low is b.z:
-        return Encoded(z, log_det, z, z, a.box)
-    return Encoded(z, log_det, np.concatenate([a.low, b.low]), np.concatenate([a.high, b.high]))

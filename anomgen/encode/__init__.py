@@ -3,7 +3,7 @@
 from anomgen.encode.columns import KINDS, Column
 from anomgen.encode.image import ImageEncoder, is_images, is_source
 from anomgen.encode.joint import JointEncoder, Labelled, encoder_from_state, image_encoder
-from anomgen.encode.rows import Encoded
+from anomgen.encode.rows import Encoded, join
 from anomgen.encode.table import TableEncoder
 
 __all__ = [
@@ -18,4 +18,5 @@ __all__ = [
     "image_encoder",
     "is_images",
     "is_source",
+    "join",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +63,18 @@ class Encoded:
         z = self.z[rows]
         low, high = (z, z) if exact else (self.low[rows], self.high[rows])
         return Encoded(z, self.log_det[rows], low, high, self.box)
+
+
+def join(parts: Sequence[Encoded]) -> Encoded:
+    """Rows of one encoder, one part after the other."""
+    if len(parts) == 1:
+        return parts[0]
+    z = np.concatenate([part.z for part in parts])
+    log_det = np.concatenate([part.log_det for part in parts])
+    if all(part.low is part.z for part in parts):
+        return Encoded(z, log_det, z, z, parts[0].box)
+    low, high = (np.concatenate([getattr(part, name) for part in parts]) for name in ("low", "high"))
+    return Encoded(z, log_det, low, high)
 
 
 def allocate(encoder: TableEncoder, n: int, cells: bool) -> Encoded:

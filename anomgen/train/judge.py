@@ -55,3 +55,8 @@ def trimmed(losses: Array, share: float, weight: Array | None = None) -> Array:
     if count:
         kept[np.argsort(losses, kind="stable")[-count:]] = 0.0
     return kept
+
+
+def mean_of(values: Array, weight: Array | None) -> float:
+    """Weighted mean."""
+    return float(np.average(values, weights=weight))

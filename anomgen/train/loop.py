@@ -7,7 +7,8 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,8 @@ from anomgen import runtime
 from anomgen.encode import Encoded
 from anomgen.generative import GenerativeModel, Space
 from anomgen.train.adam import Adam
-from anomgen.train.judge import Judge, trimmed
+from anomgen.train.feed import Batch, Feed, Passes, Passing, Resident
+from anomgen.train.judge import Judge, mean_of
 from anomgen.train.plan import Plan, usual_noise
 from anomgen.train.run import Callback, Run
 from anomgen.train.tensors import Batches, flatten
@@ -34,7 +36,7 @@ MEASURED = 1000
 TRUSTED = 0.1
 """Share of the schedule after which the model is good enough to tell which rows to leave out."""
 
-Weighted = tuple[Encoded, NDArray[np.float64] | None]
+Weighted = tuple[Encoded | Passes, NDArray[np.float64] | None]
 Held = tuple[Encoded | None, NDArray[np.float64] | None]
 
 
@@ -53,24 +55,21 @@ class Loop:
     ) -> None:
         self.trainer, self.run, self.plan, self.space, self.device = trainer, run, plan, space, device
         (train, weight), (held_out, held_weight) = rows, held
-        self.noise = usual_noise(len(train)) if trainer.noise == "auto" else trainer.noise
-        run.info["noise"] = self.noise
-        self.rows = self._batches(train)
-        run.model.prepare(self.rows.z)
+        noise = usual_noise(len(train)) if trainer.noise == "auto" else trainer.noise
+        run.info["noise"] = noise
+        make = partial(Batches, space=space, noise=noise, device=device, codes=run.model.codes)
+        self.feed: Feed = Resident(train, weight, make) if isinstance(train, Encoded) else Passing(train, make)
+        run.model.prepare(self.feed.known.z)
         self.names = ("train_nats", "held_out_nats") if run.model.nats else ("train_loss", "held_out_loss")
-        self.log_det = mean_of(train.log_det, weight)
-        self.weight = None if weight is None else torch.from_numpy(weight / weight.mean()).float().to(device)
         self.objectives, self.flats = flatten(run.model)
         self.scale, self.accepted = 1.0, True
         self._new_optimizers()
         self.averages = {key: flat.vector.detach().clone() for key, flat in self.flats.items()}
         self.best = self._copy(self.averages)
         self.step = 0
-        self.held = None if held_out is None else self._fix_noise(self._batches(held_out))
+        self.held = None if held_out is None else self._fix_noise(make(held_out))
         self.held_log_det = 0.0 if held_out is None else mean_of(held_out.log_det, held_weight)
         self.judge = Judge(held_weight, trainer.robust)
-        self.given = weight
-        self.fixed = self._fix_noise(self.rows) if trainer.robust else None
 
     @property
     def rate(self) -> float:
@@ -79,13 +78,14 @@ class Loop:
 
     def go(self, watchers: list[Callback]) -> None:
         """Train until the schedule ends or something stops it, and load the weights worth keeping."""
-        every = max(1, STEPS_BETWEEN_CHECKS // self.plan.batches)
+        every = max(1, STEPS_BETWEEN_CHECKS // self.plan.length)
         failures, last_good, stale = 0, self._copy(self.averages), 0.0
         begun = time.perf_counter()
+        batches = self.feed.batches(self.plan.batches)
         try:
             for epoch in range(1, self.plan.epochs + 1):
                 self.run.model.on_epoch((epoch - 1) / self.plan.epochs)
-                loss = self._epoch()
+                loss = self._epoch(batches)
                 if epoch % every and epoch != self.plan.epochs:
                     continue
                 entry = self._check(epoch, loss, time.perf_counter() - begun)
@@ -98,8 +98,8 @@ class Loop:
                 stale = 0.0 if self.accepted else stale + every
                 if self.accepted:
                     self.best, self.run.best_epoch = last_good, epoch
-                if self.fixed is not None and epoch >= TRUSTED * self.plan.epochs:
-                    self._leave_out(self.fixed)
+                if self.trainer.robust and epoch >= TRUSTED * self.plan.epochs:
+                    self.feed.leave_out(self.trainer.robust, self._judged)
                 stop = [watcher.on_epoch_end(self.run) for watcher in watchers]
                 if any(stop):
                     self.run.stopped_because = "callback"
@@ -111,20 +111,19 @@ class Loop:
             self.run.stopped_because = "interrupted"
             warnings.warn("training interrupted: the best weights so far are kept", RuntimeWarning, stacklevel=4)
         finally:
+            batches.close()
             for key, flat in self.flats.items():
                 flat.vector.data.copy_(self.best[key])
                 flat.release()
 
-    def _epoch(self) -> Tensor:
-        total = torch.zeros((), device=self.device)
-        order = torch.randperm(len(self.rows), device=self.device)
-        for index in order.tensor_split(self.plan.batches):
-            z = self.rows.draw(index)
-            weight = None if self.weight is None else self.weight.index_select(0, index)
+    def _epoch(self, batches: Iterator[Batch]) -> Tensor:
+        total, rows = torch.zeros((), device=self.device), 0
+        for z, weight in islice(batches, min(self.plan.length, self.plan.steps - self.step)):
             losses = [self._step(key, objective, z, weight) for key, objective in self.objectives]
-            total += losses[0] * len(index)
+            total += losses[0] * len(z)
+            rows += len(z)
             self.step += 1
-        return total / len(self.rows)
+        return total / rows
 
     def _step(self, key: int, objective: Any, z: Tensor, weight: Tensor | None) -> Tensor:
         flat, optimizer = self.flats[key], self.optimizers[key]
@@ -149,9 +148,9 @@ class Loop:
         entry = {
             "epoch": epoch,
             "step": self.step,
-            self.names[0]: self.log_det - float(loss) if nats else float(loss),
+            self.names[0]: self.feed.log_det - float(loss) if nats else float(loss),
             "learning_rate": self.rate * self.plan.rate(self.step - 1),
-            "rows_per_s": epoch * len(self.rows) / seconds,
+            "rows_per_s": self.step / self.plan.batches * len(self.feed) / seconds,
             "seconds": seconds,
         }
         with self._averaged():
@@ -165,14 +164,15 @@ class Loop:
     @cached_property
     def sample(self) -> Tensor:
         """Some training rows under fixed noise."""
+        rows = self.feed.known
         with runtime.seeded(self.trainer.seed, 3, device=self.device):
-            some = torch.linspace(0, len(self.rows) - 1, min(len(self.rows), MEASURED), device=self.device)
-            return self.rows.draw(some.long())
+            some = torch.linspace(0, len(rows) - 1, min(len(rows), MEASURED), device=self.device)
+            return rows.draw(some.long())
 
-    def _leave_out(self, fixed: Tensor) -> None:
+    def _judged(self, rows: Batches) -> NDArray[np.float64]:
+        """Losses of rows under the averaged weights and fixed noise."""
         with self._averaged():
-            kept = trimmed(losses_of(self.run.model, fixed), self.trainer.robust, self.given)
-        self.weight = torch.from_numpy(kept / kept.mean()).float().to(self.device)
+            return losses_of(self.run.model, self._fix_noise(rows))
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
@@ -187,7 +187,7 @@ class Loop:
 
     def _recover(self, failures: int, last_good: dict[int, Tensor]) -> None:
         if failures > 1:
-            z = self.rows.z.flatten(1).nan_to_num(0.0).abs()
+            z = self.feed.known.z.flatten(1).nan_to_num(0.0).abs()
             widest = int(z.amax(dim=0).argmax())
             raise FloatingPointError(
                 f"the training loss is not finite even at learning_rate={self.trainer.learning_rate * self.scale:g}; "
@@ -207,9 +207,6 @@ class Loop:
 
     def _new_optimizers(self) -> None:
         self.optimizers = {key: Adam(flat.vector.data, flat.matrices) for key, flat in self.flats.items()}
-
-    def _batches(self, rows: Encoded) -> Batches:
-        return Batches(rows, self.space, self.noise, self.device, self.run.model.codes)
 
     def _fix_noise(self, rows: Batches) -> Tensor:
         with runtime.seeded(self.trainer.seed, 2, device=self.device):
@@ -236,8 +233,3 @@ def losses_of(model: GenerativeModel, z: Tensor) -> NDArray[np.float64]:
     with torch.no_grad():
         losses = torch.cat([model.monitor(part) for part in z.split(256 if model.work else 4096)])
     return np.asarray(losses.double().cpu().numpy())
-
-
-def mean_of(values: NDArray[np.float64], weight: NDArray[np.float64] | None) -> float:
-    """Weighted mean."""
-    return float(np.average(values, weights=weight))

@@ -12,6 +12,10 @@ WARMUP = 0.05
 """Share of the schedule over which the learning rate rises from zero."""
 FINAL_RATE = 0.02
 """Share of the peak learning rate at which the cosine ends."""
+PARTS = 10
+"""Epochs that a schedule of few, long passes is cut into at most: warm-ups and the choice of weights need some."""
+LONG = 500
+"""Steps that an epoch has at least where it is less than a pass."""
 
 
 def usual_steps(n: int) -> float:
@@ -29,28 +33,46 @@ def usual_noise(n: int) -> float:
 
 @dataclass(frozen=True)
 class Plan:
-    """How many rows a step, epochs, and steps; and the learning rate of each step."""
+    """The schedule of a fit, and the learning rate of each step.
+
+    Parameters
+    ----------
+    batch : int
+        Rows a step.
+    batches : int
+        Steps of a pass over the rows.
+    steps : int
+        Optimizer steps in all.
+    epochs : int
+        Parts of the schedule: passes over the rows or, where these are few and long, parts of them with 500 steps or
+        more.
+    constant : bool
+        Whether the learning rate stays after warm-up.
+    """
 
     batch: int
-    epochs: int
     batches: int
+    steps: int
+    epochs: int
     constant: bool
 
     @classmethod
     def make(cls, max_epochs: int | Literal["auto"], batch_size: int | Literal["auto"], n: int, constant: bool) -> Plan:
-        """Derive the schedule from the number of rows."""
-        given = batch_size
+        """Derive the schedule from the number of rows; an automatic one may be shorter than one pass over them."""
         usual = 2 ** int(np.clip(round(math.log2(max(n, 1) / 16)), 5, 8 if n < 100_000 else 10))
-        batch = usual if given == "auto" else min(given, max(n, 1))
+        batch = usual if batch_size == "auto" else min(batch_size, max(n, 1))
         batches = max(1, round(n / batch))
-        planned = max_epochs
-        epochs = max(1, round(usual_steps(n) / batches)) if planned == "auto" else planned
-        return cls(batch, epochs, batches, constant)
+        passes = max(1, round(usual_steps(n) / batches)) if max_epochs == "auto" else max_epochs
+        steps = passes * batches
+        if max_epochs == "auto" and passes == 1:
+            steps = min(steps, round(usual_steps(n)))
+        epochs = max(passes, min(PARTS, steps // LONG))
+        return cls(batch, batches, steps, epochs, constant)
 
     @property
-    def steps(self) -> int:
-        """Optimizer steps in all."""
-        return self.epochs * self.batches
+    def length(self) -> int:
+        """Steps of an epoch; the last one may have fewer."""
+        return -(-self.steps // self.epochs)
 
     def rate(self, step: int) -> float:
         """Share of the peak learning rate at `step`."""

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from anomgen import runtime
 from anomgen.encode import Encoded
 from anomgen.generative import GenerativeModel, Space, abilities
-from anomgen.train.judge import Judge, trimmed
-from anomgen.train.loop import Held, Loop, Weighted, losses_of, mean_of
+from anomgen.train.feed import Passes
+from anomgen.train.judge import Judge, mean_of, trimmed
+from anomgen.train.loop import Held, Loop, losses_of
 from anomgen.train.plan import Plan, usual_noise
 from anomgen.train.run import Callback, ProgressBar, Run, default_callbacks
 from anomgen.train.tensors import Batches
@@ -32,16 +33,18 @@ ROUNDS = 5
 class Trainer:
     """Fit a generative model to encoded rows by stochastic gradients.
 
-    Resident tensors, Adam with decoupled weight decay on one flat parameter vector, gradient clipping, warm-up and
-    cosine, an exponential moving average of the weights, and an early stop on the log-likelihood of held-out rows under
-    fixed noise. The weights kept are the averaged ones of the last check that is not significantly worse than the best
-    one (by one standard error of the difference, row by row): a handful of held-out rows shall not end a schedule by
-    chance.
+    Rows are held on the device, or pass by and are mixed on their way. Adam with decoupled weight decay on one flat
+    parameter vector, gradient clipping, warm-up and cosine, an exponential moving average of the weights, and an early
+    stop on the log-likelihood of held-out rows under fixed noise. The weights kept are the averaged ones of the last
+    check that is not significantly worse than the best one (by one standard error of the difference, row by row): a
+    handful of held-out rows shall not end a schedule by chance.
 
     Parameters
     ----------
     max_epochs : int or "auto"
-        Passes over the rows at most; by default as many as make ``40 sqrt(n)`` optimizer steps, 300 to 3,000.
+        Passes over the rows at most; by default as many as make ``40 sqrt(n)`` optimizer steps, 300 to 3,000. Of more
+        than three million rows these are less than one pass. Few passes of more than 500 steps are cut into up to ten
+        epochs.
     batch_size : int or "auto"
         Rows a step; by default a power of two between 32 and 1,024 that grows with the rows.
     learning_rate : float
@@ -90,7 +93,7 @@ class Trainer:
         self,
         model: GenerativeModel,
         space: Space,
-        train: Encoded,
+        train: Encoded | Passes,
         *,
         weight: NDArray[np.float64] | None = None,
         held_out: Encoded | None = None,
@@ -107,10 +110,13 @@ class Trainer:
         ----------
         model : GenerativeModel
         space : Space
-        train, held_out : Encoded
-            Rows with the bounds of their cells; without `held_out` the whole schedule runs and its last weights stay.
+        train : Encoded or Passes
+            Rows with the bounds of their cells; or rows that are too many to hold, and pass by. A model that is solved
+            instead is solved on the sample of these.
+        held_out : Encoded, optional
+            Without such rows the whole schedule runs and its last weights stay.
         weight, held_out_weight : ndarray of shape (n,), optional
-            Weight of every row's loss.
+            Weight of every row's loss; rows that pass by have none.
         constant_rate : bool
             Keep the learning rate after warm-up, for rows that arrive in pieces.
         detector : object, optional
@@ -143,12 +149,13 @@ class Trainer:
         try:
             for watcher in watchers:
                 watcher.on_fit_begin(run)
-            rows, judges = (train, weight), (held_out, held_out_weight)
+            judges = (held_out, held_out_weight)
             with self._environment(model, plan.batch, device):
                 if solved:
-                    self._solve(run, space, rows, judges, device, watchers)
+                    known = train if isinstance(train, Encoded) else train.sample
+                    self._solve(run, space, (known, weight), judges, device, watchers)
                 else:
-                    Loop(self, run, plan, space, rows, judges, device).go(watchers)
+                    Loop(self, run, plan, space, (train, weight), judges, device).go(watchers)
                     with torch.no_grad():
                         model.conclude()
             if finish is not None:
@@ -162,7 +169,13 @@ class Trainer:
         return run
 
     def _solve(
-        self, run: Run, space: Space, rows: Weighted, held: Held, device: torch.device, watchers: list[Callback]
+        self,
+        run: Run,
+        space: Space,
+        rows: tuple[Encoded, NDArray[np.float64] | None],
+        held: Held,
+        device: torch.device,
+        watchers: list[Callback],
     ) -> None:
         """Fit a model that knows its solution; where rows are left out, again without those it finds unlikely."""
         (train, weight), (held_out, held_weight) = rows, held
