@@ -1,14 +1,16 @@
-"""What the commands print: facts on standard output, errors on standard error."""
+"""What the commands print on standard output, and the bar that a person sees."""
 
 from __future__ import annotations
 
+import json
+import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from anomgen.cli.parameters import UsageError
+from anomgen.cli.log import LOGGER, plain
 
 
 def print_facts(facts: Mapping[str, object]) -> None:
@@ -17,6 +19,11 @@ def print_facts(facts: Mapping[str, object]) -> None:
     width = max(map(len, shown))
     for name, value in shown.items():
         print(f"{name:<{width}}  {value}")
+
+
+def print_json(told: Mapping[str, Any]) -> None:
+    """The same for machines."""
+    print(json.dumps(plain(told), indent=2, ensure_ascii=False))
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
@@ -46,8 +53,8 @@ def bad_files(bad: Sequence[Any]) -> str | None:
 
 @contextmanager
 def row_counter() -> Iterator[Callable[[int], None] | None]:
-    """A line on standard error that counts rows, where a person is looking."""
-    if not sys.stderr.isatty():
+    """A line on standard error that counts rows, where a person is looking and events are not shown."""
+    if not sys.stderr.isatty() or LOGGER.isEnabledFor(logging.INFO):
         yield None
         return
     from rich.console import Console
@@ -57,21 +64,6 @@ def row_counter() -> Iterator[Callable[[int], None] | None]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("score", total=None)
         yield lambda rows: progress.advance(task, rows)
-
-
-def exit_code(error: Exception) -> int:
-    """2 for what was typed, 3 for what the files or the model hold, 1 for a fault of the program."""
-    if isinstance(error, UsageError | FileExistsError | FileNotFoundError):
-        return 2
-    return 3 if isinstance(error, ValueError | TypeError | OSError) else 1
-
-
-def print_error(error: Exception) -> None:
-    """One line on standard error."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    if exit_code(error) == 1:
-        text = f"{type(error).__name__}: {text} (--debug shows where)"
-    print(f"anomgen: {text}", file=sys.stderr)
 
 
 def check_free(path: Path, overwrite: bool) -> None:
