@@ -172,7 +172,7 @@ def test_pixels_that_are_all_alike_have_a_scale_too() -> None:
 
 
 def test_many_images_are_thinned_for_the_scale(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(explain, "MAX_MAPPED", 3)
+    monkeypatch.setattr(explain.maps, "MAX_MAPPED", 3)
     many = rows(9)
     few = Rows(many.z[[0, 4, 8]], many.log_det[[0, 4, 8]], SHAPE)
     model = Noise("residual")
@@ -229,7 +229,7 @@ def test_images_that_cannot_be_drawn_are_refused(images: Any, message: str) -> N
 
 
 def test_overlays_are_written_as_png(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(explain, "CHUNK", 4)
+    monkeypatch.setattr(explain.maps, "CHUNK", 4)
     images = np.random.default_rng(0).integers(0, 256, size=(11, 4, 5), dtype=np.uint8)
     heat = np.random.default_rng(1).uniform(0, 5, size=(11, 4, 5))
     files = explain.save_overlays(tmp_path / "new", images, heat)
