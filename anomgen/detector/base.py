@@ -18,6 +18,7 @@ from sklearn.utils.validation import check_is_fitted
 from anomgen import calibrate, persist, runtime
 from anomgen.detector import fitting, state
 from anomgen.detector.checks import takes_images, validated
+from anomgen.detector.insight import Insight
 from anomgen.encode import ImageEncoder, JointEncoder, TableEncoder
 from anomgen.generative import GenerativeModel, Space
 from anomgen.statistic import Statistic, make_statistic
@@ -29,7 +30,7 @@ Array = NDArray[np.float64]
 
 @dataclass_transform(kw_only_default=True, eq_default=False)
 @dataclass(eq=False, repr=False, kw_only=True)
-class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
+class Detector(Insight, OutlierMixin, BaseEstimator):  # type: ignore[misc]
     """Base of all detectors: a scikit-learn outlier detector around a generative model.
 
     A family subclasses it, or :class:`TrainedDetector` where gradients train the model, declares its parameters as
@@ -95,6 +96,10 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         Quantiles of the training scores.
     map_quantiles_ : ndarray of shape (2, k)
         The scale of `score_map`, where rows are images.
+    reference_ : anomgen.drift.Reference
+        What the training rows looked like, for `drift`.
+    usual_nats_ : ndarray of shape (columns,)
+        What columns usually cost, for `contributions`, where the model can tell them apart.
     data_digest_ : str
         sha256 of the training rows.
     seed_ : int
@@ -248,36 +253,6 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self._absorb()
         return self._decoded(*self._drawing(n_samples, random_state))
 
-    def score_map(self, X: Any) -> NDArray[np.float32]:
-        """Heat of every pixel of images: how rare its surprise is among pixels of normal images.
-
-        Parameters
-        ----------
-        X : images
-            As :meth:`fit` takes them.
-
-        Returns
-        -------
-        ndarray of shape (n, height, width), float32
-            ``-log10`` of the share of pixels of held-out normal images that are at least as surprising, at the size of
-            the model: 2 is one pixel in a hundred. Channels are summed. One scale for all images, so that normal ones
-            stay cold.
-
-        Raises
-        ------
-        ValueError
-            If the detector was fitted on a table.
-
-        See Also
-        --------
-        anomgen.explain.surprise : what surprise is for which model.
-        anomgen.explain.save_overlays : pictures of images with their heat.
-        """
-        self._absorb()
-        if self.encoder_.container_ != "images":
-            raise ValueError(f"{type(self).__name__} was fitted on a table: heatmaps are of images")
-        return fitting.score_maps(self, validated(self, X, reset=False, minimum=1))
-
     def set_threshold(self, threshold: float | None = None, *, contamination: float | Auto | None = None) -> Self:
         """Move the threshold of `predict` without refitting.
 
@@ -301,12 +276,6 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         else:
             self.offset_ = calibrate.threshold_from(self.score_quantiles_, contamination or "auto")
         return self
-
-    def describe(self) -> list[dict[str, Any]]:
-        """What every column was taken for and why, one dict a column."""
-        self._absorb()
-        report: list[dict[str, Any]] = self.encoder_.describe()
-        return report
 
     # ------------------------------------------------------------------ persistence
 

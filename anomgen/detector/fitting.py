@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import fields
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,8 @@ from anomgen import calibrate, explain, runtime
 from anomgen.detector import state
 from anomgen.detector.checks import check_parameters, data_digest, validated
 from anomgen.detector.stream import Stream
-from anomgen.encode import Encoded, JointEncoder, image_encoder
+from anomgen.drift import Reference
+from anomgen.encode import Encoded, JointEncoder, TableEncoder, image_encoder
 from anomgen.generative import GenerativeModel, Rows, Space
 from anomgen.statistic import MAX_ROWS, Statistic, check_abilities, log_likelihood, make_statistic
 from anomgen.train import Run, Trainer, usual_noise
@@ -81,6 +82,7 @@ def begin(detector: Detector, X: Any, weight: Array | None) -> None:
 def learn(detector: Detector, X: Any, weight: Array | None, X_val: Any) -> None:
     """Train on all rows but a held-out share, or on all where the user holds some out."""
     detector.data_digest_ = data_digest(X)
+    detector.reference_ = Reference.of(detector.encoder_, X, weight)
     rows = detector.encoder_.encode(X, cells=True, codes=detector.model_.codes)
     train, held = _split(detector, len(rows), X_val is not None)
     fitted = rows.take(train) if len(held) else rows
@@ -97,14 +99,19 @@ def learn_piece(detector: TrainedDetector, stream: Stream) -> None:
     """Train on the rows that wait in a stream; if they cannot be used, all but the last piece go on waiting."""
     pieces = list(stream.waiting)
     X, weight = stream.release()
+    new = not hasattr(detector, "model_")
     try:
-        if not hasattr(detector, "model_"):
+        if new:
             begin(detector, X, weight)
         rows = detector.encoder_.encode(X, cells=True, codes=detector.model_.codes)
     except (ValueError, TypeError):
         stream.waiting = pieces if len(X) < 2 else pieces[:-1]
         raise
     stream.total += len(X)
+    if new:
+        detector.reference_ = Reference.of(detector.encoder_, X, weight)
+    elif hasattr(detector, "reference_"):
+        detector.reference_ = detector.reference_.extended(X)
     detector.data_digest_ = data_digest(X)
     train, held = stream.split(len(rows))
     stream.keep(rows.take(held))
@@ -251,7 +258,7 @@ def _train(
             warnings.warn(f"{type(detector).__name__}: {complaint}", ConvergenceWarning, stacklevel=2)
         folded = _folded_scores(detector, rows, weight) if held_out is None and piece is None else None
         _train_second(detector, trainer, detector.statistic_, rows, weight)
-        _conclude(detector, rows, *judged, folded)
+        _conclude(detector, rows, *judged, folded, held_out is not None)
 
     trainer = Trainer(**(_options(detector) | (piece or {})))
     trainer.fit(
@@ -268,26 +275,41 @@ def _train(
     )
 
 
-def _conclude(detector: Detector, train: Encoded, held_out: Encoded, scored: Encoded, folded: Array | None) -> None:
-    """Fit the statistic, then set the threshold from the scores of `scored`, or from more honest ones."""
+def _conclude(
+    detector: Detector, train: Encoded, held_out: Encoded, scored: Encoded, folded: Array | None, apart: bool
+) -> None:
+    """Fit the statistic, then set the threshold from the scores of `scored`, or from more honest ones.
+
+    Those are `folded`, or the scores of `held_out` where these rows are `apart`, and did not train.
+    """
     model, statistic = detector.model_, detector.statistic_
     statistic.to(device_of(model))
     judges = _rows(detector, model, held_out)
     statistic.fit(model, judges, _rows(detector, model, train))
-    if judges.images is not None:
-        detector.map_quantiles_ = explain.map_quantiles(model, judges)
-    elif hasattr(detector, "map_quantiles_"):
-        # The detector has been fitted on images before.
-        del detector.map_quantiles_
+    _keep_scales(detector, model, judges)
     scores = map_encoded(detector, model, scored, statistic)
     detector.score_quantiles_ = calibrate.quantiles(scores)
+    honest = folded
+    if honest is None and apart:
+        honest = scores if held_out is scored else map_encoded(detector, model, held_out, statistic)
+    if hasattr(detector, "reference_"):
+        detector.reference_ = detector.reference_.with_scores(honest)
     # A model scores the rows it learned from higher than others; a share asked for in numbers is of the training rows,
     # as in scikit-learn.
-    if folded is not None:
-        scores = folded
-    elif detector.contamination == "auto" and held_out is not train and len(held_out) >= MIN_JUDGES:
-        scores = map_encoded(detector, model, held_out, statistic)
+    if detector.contamination == "auto" and honest is not None and (folded is not None or len(honest) >= MIN_JUDGES):
+        scores = honest
     detector.offset_ = calibrate.threshold(scores, detector.contamination)
+
+
+def _keep_scales(detector: Detector, model: GenerativeModel, judges: Rows) -> None:
+    """Remember on which scale rows are explained, and nothing of an earlier fit on other rows."""
+    for name in ("map_quantiles_", "usual_nats_"):
+        if hasattr(detector, name):
+            delattr(detector, name)
+    if judges.images is not None:
+        detector.map_quantiles_ = explain.map_quantiles(model, judges)
+    elif not explain.missing_for_columns(model, detector.encoder_):
+        detector.usual_nats_ = explain.usual_nats(model, cast(TableEncoder, detector.encoder_), judges)
 
 
 def score_maps(detector: Detector, X: Any) -> Maps:

@@ -12,11 +12,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 from anomgen import runtime
+from anomgen.drift import Reference
 from anomgen.encode import encoder_from_state
 from anomgen.generative import GenerativeModel, Space
 from anomgen.persist import FormatError
 from anomgen.statistic import Statistic
 
+OPTIONAL = ("map_quantiles", "usual_nats")
+"""Arrays that not every detector has."""
 NOT_SAVED = ("callbacks", "verbose", "random_state")
 """Parameters of a session, not of a model; the seed that `random_state` came down to is saved instead."""
 
@@ -47,8 +50,9 @@ def to_arrays(detector: Any) -> dict[str, NDArray[Any]]:
     """Every array of a fitted detector by name."""
     arrays = {f"model.{key}": value for key, value in module_arrays(detector.model_).items()}
     arrays |= {f"statistic.{key}": value for key, value in module_arrays(detector.statistic_).items()}
-    if hasattr(detector, "map_quantiles_"):
-        arrays["map_quantiles"] = detector.map_quantiles_
+    arrays |= {key: getattr(detector, f"{key}_") for key in OPTIONAL if hasattr(detector, f"{key}_")}
+    if hasattr(detector, "reference_"):
+        arrays |= {f"reference.{key}": value for key, value in detector.reference_.arrays().items()}
     return arrays | {"score_quantiles": detector.score_quantiles_}
 
 
@@ -69,15 +73,23 @@ def restore(detector: Any, config: dict[str, Any], arrays: dict[str, NDArray[Any
         setattr(detector, f"{key}_", config[key])
     detector.converged_ = config.get("converged", True)
     detector.score_quantiles_ = arrays["score_quantiles"]
-    if "map_quantiles" in arrays:
-        detector.map_quantiles_ = arrays["map_quantiles"]
+    for key in OPTIONAL:
+        if key in arrays:
+            setattr(detector, f"{key}_", arrays[key])
+    reference = _below(arrays, "reference.")
+    if reference:
+        detector.reference_ = Reference.from_arrays(detector.encoder_, reference)
     detector.model_ = build_model(detector)
     detector.statistic_ = statistic
     if statistic.paired:
         statistic.attach(build_model(detector))
     for prefix, module in (("model.", detector.model_), ("statistic.", statistic)):
-        load_arrays(module, {key.removeprefix(prefix): v for key, v in arrays.items() if key.startswith(prefix)})
+        load_arrays(module, _below(arrays, prefix))
     return detector
+
+
+def _below(arrays: dict[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:
+    return {key.removeprefix(prefix): value for key, value in arrays.items() if key.startswith(prefix)}
 
 
 def build_model(detector: Any) -> GenerativeModel:
