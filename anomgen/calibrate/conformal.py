@@ -210,12 +210,12 @@ def uniforms(seed: int, rows: ArrayLike) -> Array:
     ----------
     Steele, Lea, Flood (2014). Fast splittable pseudorandom number generators. OOPSLA.
     """
-    start = _mixed(np.array([seed % 2**64], dtype=np.uint64))
-    bits = _mixed(start + np.asarray(rows).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
+    start = mixed(np.array([seed % 2**64], dtype=np.uint64))
+    bits = mixed(start + np.asarray(rows).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
     return np.asarray(((bits >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52)
 
 
-def _mixed(x: Hashes) -> Hashes:
+def mixed(x: Hashes) -> Hashes:
     """The hash of SplitMix64, a bijection."""
     z = x + np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -63,13 +63,18 @@ def rate_threshold(calibration: ArrayLike, rate: float) -> float:
     ValueError
         If `rate` is no such number, or below the smallest p-value ``1 / (n + 1)``: with the size that it needs.
     """
+    ordered = checked(calibration)
+    return float(ordered[rate_rank(len(ordered), rate) - 1])
+
+
+def rate_rank(n: int, rate: float) -> int:
+    """The largest rank among `n` calibration rows whose p-value is at most `rate`; errors as :func:`rate_threshold`."""
     if not 0.0 < rate < 1.0:
         raise ValueError(f"false_positive_rate={rate!r} must be a number in (0, 1)")
-    ordered = checked(calibration)
-    allowed = int(np.searchsorted(levels(len(ordered))[1:], rate, side="right"))
+    allowed = int(np.searchsorted(levels(n)[1:], rate, side="right"))
     if not allowed:
         raise ValueError(
-            f"a false-positive rate of {rate:g} cannot be told from {len(ordered):,} calibration rows: "
+            f"a false-positive rate of {rate:g} cannot be told from {n:,} calibration rows: "
             f"it needs {int(np.ceil(1 / rate / EVEN)) - 1:,}"
         )
-    return float(ordered[allowed - 1])
+    return allowed

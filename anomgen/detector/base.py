@@ -15,8 +15,9 @@ from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from anomgen import calibrate, persist, runtime
+from anomgen import persist, runtime
 from anomgen.detector import fitting, state
+from anomgen.detector.calibration import Calibrated
 from anomgen.detector.checks import takes_images, validated
 from anomgen.detector.insight import Insight
 from anomgen.encode import ImageEncoder, JointEncoder, TableEncoder
@@ -30,7 +31,7 @@ Array = NDArray[np.float64]
 
 @dataclass_transform(kw_only_default=True, eq_default=False)
 @dataclass(eq=False, repr=False, kw_only=True)
-class Detector(Insight, OutlierMixin, BaseEstimator):  # type: ignore[misc]
+class Detector(Calibrated, Insight, OutlierMixin, BaseEstimator):  # type: ignore[misc]
     """Base of all detectors: a scikit-learn outlier detector around a generative model.
 
     A family subclasses it, or :class:`TrainedDetector` where gradients train the model, declares its parameters as
@@ -100,8 +101,14 @@ class Detector(Insight, OutlierMixin, BaseEstimator):  # type: ignore[misc]
         What the training rows looked like, for `drift`.
     usual_nats_ : ndarray of shape (columns,)
         What columns usually cost, for `contributions`, where the model can tell them apart.
+    calibration_ : ndarray of shape (n_cal,)
+        Scores of the calibration rows in rising order, after :meth:`calibrate`.
+    folds_ : tuple of Detector
+        The detectors that p-values come from, where it was calibrated with `folds`; else empty.
     data_digest_ : str
         sha256 of the training rows.
+    row_sketch_ : ndarray of uint64
+        Hashes of at most 4,096 rows met in fitting, by which calibration rows among them are noticed.
     seed_ : int
         The number that `random_state` came down to.
     n_features_in_ : int
@@ -252,30 +259,6 @@ class Detector(Insight, OutlierMixin, BaseEstimator):  # type: ignore[misc]
         """
         self._absorb()
         return self._decoded(*self._drawing(n_samples, random_state))
-
-    def set_threshold(self, threshold: float | None = None, *, contamination: float | Auto | None = None) -> Self:
-        """Move the threshold of `predict` without refitting.
-
-        Parameters
-        ----------
-        threshold : float, optional
-            Rows scored below it are anomalies.
-        contamination : float or "auto", optional
-            Instead: the share of the training rows to flag, read from their stored quantiles.
-
-        Raises
-        ------
-        ValueError
-            Unless exactly one of the two is given.
-        """
-        self._absorb()
-        if (threshold is None) == (contamination is None):
-            raise ValueError("give set_threshold either threshold= or contamination=")
-        if threshold is not None:
-            self.offset_ = float(threshold)
-        else:
-            self.offset_ = calibrate.threshold_from(self.score_quantiles_, contamination or "auto")
-        return self
 
     # ------------------------------------------------------------------ persistence
 

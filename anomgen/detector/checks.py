@@ -11,12 +11,9 @@ import numpy as np
 import pandas as pd
 from sklearn.utils.validation import validate_data
 
-from anomgen.encode import Labelled, is_images, is_source
+from anomgen.encode import is_images, is_source
 from anomgen.encode.frame import to_frame
 from anomgen.encode.image import as_array
-
-DIGESTED = 1024
-"""Images of a source read at a time."""
 
 
 def _number(low: float, high: float, *, above: bool = False) -> Callable[[Any], bool]:
@@ -156,11 +153,6 @@ def _check_names(detector: Any, frame: pd.DataFrame) -> None:
 
 def data_digest(x: Any) -> str:
     """The sha256 of rows, whatever their container: of their bytes, or of pandas' row hashes."""
-    if isinstance(x, Labelled):
-        return hashlib.sha256((data_digest(x.images) + data_digest(x.labels)).encode()).hexdigest()
-    if is_source(x):
-        parts = [data_digest(x[start : start + DIGESTED]) for start in range(0, len(x), DIGESTED)]
-        return hashlib.sha256("".join(parts).encode()).hexdigest()
     if isinstance(x, pd.DataFrame):
         names = ",".join(map(str, x.columns)).encode()
         hashed = pd.util.hash_pandas_object(x.astype({c: str for c in x if x[c].dtype == object}), index=False)

@@ -19,8 +19,8 @@ from sklearn.utils.validation import _check_sample_weight
 from torch import Tensor
 
 from anomgen import calibrate, explain, runtime
-from anomgen.detector import state
-from anomgen.detector.checks import check_parameters, data_digest, validated
+from anomgen.detector import calibration, sketch, state
+from anomgen.detector.checks import check_parameters, validated
 from anomgen.detector.stream import Stream
 from anomgen.drift import Reference
 from anomgen.encode import Encoded, JointEncoder, TableEncoder, image_encoder
@@ -76,12 +76,13 @@ def begin(detector: Detector, X: Any, weight: Array | None) -> None:
     detector.statistic_ = make_statistic(detector.statistic, detector.usual_statistic())
     detector.model_ = state.build_model(detector)
     detector.history_ = []
+    calibration.drop(detector)
     check_abilities(detector.statistic_, detector.model_, Space(**detector.encoder_.layout()))
 
 
 def learn(detector: Detector, X: Any, weight: Array | None, X_val: Any) -> None:
     """Train on all rows but a held-out share, or on all where the user holds some out."""
-    detector.data_digest_ = data_digest(X)
+    detector.data_digest_, detector.row_sketch_ = sketch.identity(X, detector.n_features_in_)
     detector.reference_ = Reference.of(detector.encoder_, X, weight)
     rows = detector.encoder_.encode(X, cells=True, codes=detector.model_.codes)
     train, held = _split(detector, len(rows), X_val is not None)
@@ -89,6 +90,8 @@ def learn(detector: Detector, X: Any, weight: Array | None, X_val: Any) -> None:
     held_out = rows.take(held) if len(held) else None
     if X_val is not None:
         held_out = detector.encoder_.encode(X_val, cells=True, codes=detector.model_.codes)
+        seen = sketch.identity(X_val, detector.n_features_in_)[1]
+        detector.row_sketch_ = sketch.smallest(detector.row_sketch_, seen)
     detector.history_ = []
     held_weight = weight[held] if weight is not None and len(held) else None
     judged = (fitted if held_out is None else held_out, rows)
@@ -112,7 +115,8 @@ def learn_piece(detector: TrainedDetector, stream: Stream) -> None:
         detector.reference_ = Reference.of(detector.encoder_, X, weight)
     elif hasattr(detector, "reference_"):
         detector.reference_ = detector.reference_.extended(X)
-    detector.data_digest_ = data_digest(X)
+    detector.data_digest_, seen = sketch.identity(X, detector.n_features_in_)
+    detector.row_sketch_ = sketch.smallest(getattr(detector, "row_sketch_", seen), seen)
     train, held = stream.split(len(rows))
     stream.keep(rows.take(held))
     reservoir = stream.reservoir if stream.reservoir is not None and len(stream.reservoir) >= MIN_HELD_OUT else None
@@ -242,6 +246,7 @@ def _train(
 
     `piece` replaces options of the trainer for rows that arrive in pieces.
     """
+    calibration.drop(detector)
     facts = {
         "data_digest": detector.data_digest_,
         "columns": int(detector.n_features_in_),

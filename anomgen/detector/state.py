@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.base import clone
 from torch import nn
 
 from anomgen import runtime
@@ -18,7 +19,7 @@ from anomgen.generative import GenerativeModel, Space
 from anomgen.persist import FormatError
 from anomgen.statistic import Statistic
 
-OPTIONAL = ("map_quantiles", "usual_nats")
+OPTIONAL = ("map_quantiles", "calibration", "row_sketch", "usual_nats")
 """Arrays that not every detector has."""
 NOT_SAVED = ("callbacks", "verbose", "random_state")
 """Parameters of a session, not of a model; the seed that `random_state` came down to is saved instead."""
@@ -41,6 +42,7 @@ def to_config(detector: Any, name: str, statistic: str) -> dict[str, Any]:
         "n_epochs": detector.n_epochs_,
         "best_epoch": detector.best_epoch_,
         "converged": detector.converged_,
+        "folds": [_fold_config(fold) for fold in getattr(detector, "folds_", ())],
         "data_digest": detector.data_digest_,
         "versions": versions(),
     }
@@ -53,6 +55,8 @@ def to_arrays(detector: Any) -> dict[str, NDArray[Any]]:
     arrays |= {key: getattr(detector, f"{key}_") for key in OPTIONAL if hasattr(detector, f"{key}_")}
     if hasattr(detector, "reference_"):
         arrays |= {f"reference.{key}": value for key, value in detector.reference_.arrays().items()}
+    for number, fold in enumerate(getattr(detector, "folds_", ())):
+        arrays |= {f"folds.{number}.{key}": value for key, value in to_arrays(fold).items()}
     return arrays | {"score_quantiles": detector.score_quantiles_}
 
 
@@ -79,6 +83,11 @@ def restore(detector: Any, config: dict[str, Any], arrays: dict[str, NDArray[Any
     reference = _below(arrays, "reference.")
     if reference:
         detector.reference_ = Reference.from_arrays(detector.encoder_, reference)
+    if "calibration" in arrays:
+        folds = enumerate(config.get("folds", ()))
+        detector.folds_ = tuple(
+            restore(clone(detector), fold, _below(arrays, f"folds.{k}."), _like(statistic, fold)) for k, fold in folds
+        )
     detector.model_ = build_model(detector)
     detector.statistic_ = statistic
     if statistic.paired:
@@ -86,6 +95,17 @@ def restore(detector: Any, config: dict[str, Any], arrays: dict[str, NDArray[Any
     for prefix, module in (("model.", detector.model_), ("statistic.", statistic)):
         load_arrays(module, _below(arrays, prefix))
     return detector
+
+
+def _fold_config(fold: Any) -> dict[str, Any]:
+    """What a detector of a fold has of its own: parameters, class and versions are those of the whole."""
+    config = to_config(fold, "", type(fold.statistic_).__name__)
+    return {key: value for key, value in config.items() if key not in ("class", "params", "versions", "folds")}
+
+
+def _like(statistic: Statistic, config: dict[str, Any]) -> Statistic:
+    """An unfitted statistic for a fold."""
+    return type(statistic)(**config["statistic"]["options"])
 
 
 def _below(arrays: dict[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:
@@ -154,12 +174,20 @@ An anomaly detector saved by anomgen {versions()["anomgen"]}. `anomgen.load(path
 
 - Statistic: {type(detector.statistic_).__name__}; rows that score below {detector.offset_:.6g} are flagged.
 - At the last check: {measured}, epoch {detector.n_epochs_} (kept: {detector.best_epoch_}).
+- {_calibrated(detector)}
 - Training rows: sha256 `{detector.data_digest_}`. The folder holds {_held_rows(detector)}levels and ranges of columns.
 
 | column | kind | missing | why |
 |---|---|---|---|
 {rows}
 """
+
+
+def _calibrated(detector: Any) -> str:
+    if not hasattr(detector, "calibration_"):
+        return "Not calibrated: there are no p-values."
+    by = f" by {len(detector.folds_)} models of {len(detector.folds_)} folds" if detector.folds_ else ""
+    return f"Calibrated on {len(detector.calibration_):,} normal rows{by}."
 
 
 def _held_rows(detector: Any) -> str:

@@ -128,8 +128,9 @@ def load(path: str | os.PathLike[str], *, device: str = "auto") -> Detector:
             f"{path} is not a model this version can read: {type(error).__name__}: {error}"
         ) from error
     where = runtime.resolve_device(device)
-    detector.model_.to(where)
-    detector.statistic_.to(where)
+    for each in (detector, *getattr(detector, "folds_", ())):
+        each.model_.to(where)
+        each.statistic_.to(where)
     return detector
 
 
