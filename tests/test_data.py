@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import anomgen.data
 from anomgen import data
-from anomgen.data import catalog, sources
+from anomgen.data import catalog, text
 from anomgen.encode import TableEncoder
 
 SHIPPED = {
@@ -510,19 +510,19 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
 
 
 def test_a_csv_cell_that_comes_late_cannot_change_a_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "CSV_BLOCK", 4096)
+    monkeypatch.setattr(text, "BLOCK", 4096)
     lines = [f"{i},{i}.5,w{i}" for i in range(5000)]
     path = tmp_path / "late.csv"
     path.write_text("\n".join(["id,amount,word", *lines, "5000,oops,w", "5001,1.0,w"]) + "\n")
     source = data.open_source(path, chunk_rows=1000)
     assert source.schema == {"id": "int64", "amount": "double", "word": "string"}
-    with pytest.raises(ValueError, match=r"late\.csv: column 'amount': row 5,001: .*'oops'"):
+    with pytest.raises(ValueError, match=r"late\.csv: row 5,000, column 'amount': .*'oops'"):
         list(source.chunks())
-    with pytest.raises(ValueError, match=r"column 'amount': row 5,001"):
+    with pytest.raises(ValueError, match=r"row 5,000, column 'amount'"):
         data.read_table(path, columns=["word", "amount"])
     assert data.read_table(path, types={"amount": "string"})["amount"].iloc[5000] == "oops"
     path.write_text("\n".join(["id,amount,word", *lines, "1.5,1.0,w"]) + "\n")
-    with pytest.raises(ValueError, match=r"column 'id': row 5,001"):
+    with pytest.raises(ValueError, match=r"row 5,000, column 'id': it is not a whole number"):
         data.read_table(path)
     assert data.read_table(path, types={"id": "double"})["id"].iloc[-1] == 1.5
 
@@ -530,7 +530,7 @@ def test_a_csv_cell_that_comes_late_cannot_change_a_type(tmp_path: Path, monkeyp
 def test_a_csv_cell_that_does_not_fit_is_no_new_kind_of_column(tmp_path: Path) -> None:
     path = tmp_path / "stray.csv"
     path.write_text("amount\n" + "1.5\n" * 40 + "?\n" + "2\n" * 10)
-    with pytest.raises(ValueError, match=r"stray\.csv: row 41, column 'amount': '\?' is not a number"):
+    with pytest.raises(ValueError, match=r"stray\.csv: row 40, column 'amount': '\?' is not a number"):
         data.open_source(path)
     path.write_text("code\n" + "7\nA3\n" * 40)
     assert data.read_table(path)["code"].iloc[1] == "A3"
@@ -542,8 +542,8 @@ def test_a_csv_cell_that_does_not_fit_is_no_new_kind_of_column(tmp_path: Path) -
         ("", "is empty"),
         ("a,b\n", "there are no rows"),
         ("a,a\n1,2\n", r"columns \['a'\] appear more than once"),
-        ("a,b\n1,2\n3\n", "row 2: Expected 2 columns, got 1"),
-        ("a,b\n1,\xff\xfe\n", "column 'b': row 1.*UTF8"),
+        ("a,b\n1,2\n3\n", "row 1: it has 1 cells, not 2"),
+        ("a,b\n1,\xff\xfe\n", "row 0, column 'b': it is not UTF-8"),
     ],
 )
 def test_a_csv_file_that_cannot_be_read(tmp_path: Path, text: str, message: str) -> None:

@@ -8,14 +8,16 @@ from typing import Any, Literal
 
 from anomgen.batch.chunks import Chunk, Input, Span
 from anomgen.batch.pictures import FOLDER_COLUMN, FolderInput, check_folder
-from anomgen.batch.schema import SchemaError, image_encoder, open_checked
-from anomgen.batch.tables import ArrayInput, OnBad, TableInput
+from anomgen.batch.schema import OnBad, SchemaError, image_encoder, open_checked
+from anomgen.batch.tables import ArrayInput, RefusedInput, TableInput
 from anomgen.data import ImageFolder
 from anomgen.data.arrays import is_array
 from anomgen.data.bad import Bad
-from anomgen.data.files import find_files
-from anomgen.data.images import find_images, is_image
+from anomgen.data.files import Found, Place, find_files, partitions
+from anomgen.data.images import Like, find_images, is_image
+from anomgen.data.remote import is_url
 from anomgen.detector import Detector
+from anomgen.encode import ImageEncoder
 
 __all__ = ["FOLDER_COLUMN", "Bad", "Chunk", "Input", "Inputs", "Mode", "OnBad", "Span", "image_inputs", "open_inputs"]
 
@@ -52,56 +54,103 @@ def open_inputs(
     Raises
     ------
     SchemaError
-        Naming the file that does not fit, and what it lacks.
+        Naming the file that does not fit, and what it lacks. Where bad rows are left out such a file is one bad entry,
+        and only no file that fits is an error.
+    ValueError
+        If a file cannot be read, naming it.
     """
+    if chunk_rows < 1:
+        raise ValueError(f"chunk_rows={chunk_rows} must be at least 1")
     encoder = image_encoder(detector)
     rows = chunk_rows if encoder is None else max(1, min(chunk_rows, PIXELS // encoder.dim))
     opened: list[Input] = []
-    for one in _paths(inputs) if encoder is None else image_inputs(inputs):
-        if isinstance(one, Path):
-            source = open_checked(detector, one, keep, rows)
-            kind = ArrayInput if is_array(one) else TableInput
-            opened.append(kind(detector.encoder_, source, keep, on_bad))
-        else:
-            assert encoder is not None
-            folder = open_folder(one, encoder.size, mode, on_bad)
-            check_folder(encoder, folder, keep)
-            opened.append(FolderInput(encoder, folder, keep, rows, on_bad))
+    errors: list[ValueError] = []
+    for one in _files(inputs) if encoder is None else image_inputs(inputs):
+        try:
+            if isinstance(one, Found):
+                opened.append(_open_file(detector, one, keep, rows, on_bad))
+            else:
+                assert encoder is not None
+                opened.append(_open_images(encoder, one, keep, rows, mode, on_bad))
+        except ValueError as error:
+            if on_bad == "fail":
+                raise
+            errors.append(error)
+            opened.append(RefusedInput(_place(one), _reason(error, _place(one))))
+    if len(errors) == len(opened):
+        raise SchemaError(str(errors[0])) from errors[0]
     return opened
 
 
-def image_inputs(inputs: Any) -> list[Path | ImageFolder | str | list[Path]]:
+def _open_file(detector: Detector, found: Found, keep: Sequence[str], rows: int, on_bad: OnBad) -> Input:
+    source = open_checked(detector, found, keep, rows, on_bad)
+    kind = ArrayInput if is_array(found.place) else TableInput
+    return kind(detector.encoder_, source, keep, on_bad)
+
+
+def _open_images(
+    encoder: ImageEncoder,
+    images: ImageFolder | str | list[Path],
+    keep: Sequence[str],
+    rows: int,
+    mode: Mode,
+    on_bad: OnBad,
+) -> Input:
+    if isinstance(images, ImageFolder):
+        folder = images
+    elif on_bad == "fail":
+        folder = ImageFolder(images, size=encoder.size, mode=mode)
+    else:
+        channels, height, width = encoder.shape_
+        like = Like(channels, (height, width))
+        folder = ImageFolder(images, size=encoder.size, mode=mode, on_bad="quarantine", like=like)
+    check_folder(encoder, folder, keep)
+    return FolderInput(encoder, folder, keep, rows, on_bad)
+
+
+def _place(one: Found | ImageFolder | str | list[Path]) -> Place:
+    if isinstance(one, Found):
+        return one.place
+    path = one.path if isinstance(one, ImageFolder) else one
+    return Path(path) if isinstance(path, str | Path) else Path(path[0]).parent
+
+
+def _reason(error: ValueError, place: Place) -> str:
+    """An error without the name of the file, which is told beside it."""
+    return str(error).removeprefix(str(place)).removeprefix(":").strip()
+
+
+def image_inputs(inputs: Any) -> list[Found | ImageFolder | str | list[Path]]:
     """Files of arrays or tables, folders that hold images, and all image files named singly as one list."""
-    found: list[Path | ImageFolder | str | list[Path]] = []
+    found: list[Found | ImageFolder | str | list[Path]] = []
     single: list[Path] = []
     for one in [inputs] if isinstance(inputs, str | Path | ImageFolder) else inputs:
         if isinstance(one, ImageFolder) or holds_images(one):
             found.append(one if isinstance(one, ImageFolder) else str(one))
             continue
-        place = Path(one)
-        named = [place] if place.exists() else sorted(Path(place.anchor).glob(str(place.relative_to(place.anchor))))
-        pictures = [file for file in named if is_image(file.name) and file.is_file()]
+        pictures = _pictures(one)
         single += pictures
-        found += [] if pictures else find_files(one)
+        found += [] if pictures else _files(one)
     return [*found, single] if single else found
 
 
 def holds_images(path: str | Path) -> bool:
     """Whether a path is a folder with image files in it, at any depth."""
-    return Path(path).is_dir() and bool(find_images(path))
+    return not is_url(path) and Path(path).is_dir() and bool(find_images(path))
 
 
-def open_folder(
-    path: ImageFolder | str | list[Path], size: tuple[int, int] | None, mode: Mode, on_bad: OnBad
-) -> ImageFolder:
-    """A folder of images, unless it is one already."""
-    if isinstance(path, ImageFolder):
-        return path
-    return ImageFolder(path, size=size, mode=mode, on_bad="fail" if on_bad == "fail" else "quarantine")
+def _pictures(path: str | Path) -> list[Path]:
+    """The image files that a path or a pattern stands for."""
+    if is_url(path):
+        return []
+    place = Path(path)
+    named = [place] if place.exists() else sorted(Path(place.anchor).glob(str(place.relative_to(place.anchor))))
+    return [file for file in named if is_image(file.name) and file.is_file()]
 
 
-def _paths(inputs: Inputs) -> list[Path]:
+def _files(inputs: Inputs) -> list[Found]:
+    """Files of rows, with the columns that all their folders give, wherever a job found them."""
     folders = [inputs] if isinstance(inputs, ImageFolder) else [] if isinstance(inputs, str | Path) else inputs
     if any(isinstance(one, ImageFolder) for one in folders):
         raise SchemaError("the detector was fitted on a table; it cannot score a folder of images")
-    return find_files(inputs)  # type: ignore[arg-type]
+    return [Found(place, partitions(place)) for place in find_files(inputs)]  # type: ignore[arg-type]

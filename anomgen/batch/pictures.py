@@ -13,8 +13,7 @@ import numpy as np
 
 from anomgen.batch.chunks import Chunk, Span, no_rows, refuse
 from anomgen.batch.faults import encoder_faults
-from anomgen.batch.schema import SchemaError
-from anomgen.batch.tables import OnBad
+from anomgen.batch.schema import OnBad, SchemaError
 from anomgen.data import BadImage, ImageFolder
 from anomgen.data.bad import Bad
 from anomgen.encode import ImageEncoder

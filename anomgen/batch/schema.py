@@ -6,14 +6,16 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from difflib import get_close_matches
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from anomgen.data import Source, open_source, read_label
+from anomgen.data import Source, arrays
 from anomgen.data.arrays import is_array
+from anomgen.data.files import Found, Place, is_csv, is_ndjson, is_parquet, naming
+from anomgen.data.sources import array_label, open_found
+from anomgen.data.tables import pieces
 from anomgen.detector import Detector
 from anomgen.encode import ImageEncoder, JointEncoder, TableEncoder
 
@@ -33,22 +35,34 @@ ROLES = {
     "text": r"(large_)?string(_view)?",
 }
 """Arrow types by what their values are."""
+KINDS = {
+    "number": ("double",),
+    "bool": ("bool", "double"),
+    "datetime": ("timestamp[us]", "timestamp[us, tz=UTC]"),
+}
+"""Arrow types that text may turn out to have, by what it is to be."""
+OnBad = Literal["fail", "quarantine", "skip"]
 
 
 class SchemaError(ValueError):
     """A file whose columns are not those that a detector was fitted on."""
 
 
-def open_checked(detector: Detector, path: Path, keep: Sequence[str], chunk_rows: int) -> Source:
+def open_checked(
+    detector: Detector, found: Found, keep: Sequence[str], chunk_rows: int, on_bad: OnBad = "fail"
+) -> Source:
     """Open a file for scoring.
 
     Parameters
     ----------
     detector : Detector
-    path : Path
+    found : Found
+        The file, and the columns that its folders give.
     keep : sequence of str
         Columns to read besides those that are scored.
     chunk_rows : int
+    on_bad : {"fail", "quarantine", "skip"}
+        Where bad rows are left out, a column of text fits if any cell of its first block does.
 
     Returns
     -------
@@ -60,27 +74,70 @@ def open_checked(detector: Detector, path: Path, keep: Sequence[str], chunk_rows
     SchemaError
         Naming the file and every column that is missing or of another type.
     """
-    encoder = detector.encoder_
-    if is_array(path):
-        return _open_arrays(detector, path, keep, chunk_rows)
-    is_csv = path.name.endswith((".csv", ".csv.gz"))
-    types = _csv_types(detector) if is_csv else {}
-    found = open_source(path, types={name: kind for name, kind in types.items() if kind == "string"})
-    _check_kept(path, keep, found.names)
-    if encoder.container_ != "frame":
-        names = [name for name in found.names if name not in keep]
-        _check_width(detector, path, (len(names),))
-        wrong = [
-            f"column {n!r} holds {found.schema[n]}, not numbers" for n in names if _role(found.schema[n]) != "number"
-        ]
-    else:
-        names = [str(column.name) for column in encoder.columns_]
-        wrong = _missing(names, found.names) + _mistyped(detector, found.schema)
+    place = found.place
+    if is_array(place):
+        return _open_arrays(detector, place, keep, chunk_rows)
+    told = _types(detector)
+    stray = on_bad != "fail" and not is_parquet(place)
+    texts = {} if is_parquet(place) else {name: kind for name, kind in told.items() if kind == "string"}
+    looks = open_found([found], types=texts, stray=stray)
+    _check_kept(place, keep, looks.names)
+    names = _names(detector, place, [name for name in looks.names if name not in keep])
+    wrong = _missing(names, looks.names)
+    types = {name: kind for name, kind in told.items() if _decides(place, name, kind, looks)}
+    by_folder = {name: types[name] for name in looks.partitions[0] if name in types}
+    for name, text in _mistyped(detector, names, looks.schema | by_folder).items():
+        kind = _fitting(found, name, KINDS.get(_roles(detector, names)[name], ())) if stray else None
+        if kind is None:
+            wrong.append(text)
+        else:
+            types[name] = kind
     if wrong:
-        raise SchemaError(f"{path} does not fit the detector: {'; '.join(wrong)}")
+        raise SchemaError(f"{place} does not fit the detector: {'; '.join(wrong)}")
     columns = list(dict.fromkeys([*names, *keep]))
-    source = open_source(path, columns, chunk_rows, {name: kind for name, kind in types.items() if name in columns})
-    return replace(source, names=tuple(names))
+    return replace(open_found([found], columns, chunk_rows, types, stray=stray), names=tuple(names))
+
+
+def _names(detector: Detector, place: Place, others: Sequence[str]) -> list[str]:
+    """The columns to score; of a detector of arrays all that are not kept."""
+    encoder = detector.encoder_
+    if encoder.container_ == "frame":
+        return [str(column.name) for column in encoder.columns_]
+    _check_width(detector, place, (len(others),))
+    return list(others)
+
+
+def _roles(detector: Detector, names: Sequence[str]) -> dict[str, str]:
+    """What columns must hold."""
+    return _strict_roles(detector) if detector.encoder_.container_ == "frame" else dict.fromkeys(names, "number")
+
+
+def _types(detector: Detector) -> dict[str, str]:
+    """Arrow types of columns of which what cells of text look like must not decide: ``007`` can be text."""
+    if detector.encoder_.container_ != "frame":
+        return {}
+    kinds = {"number": "double", "category": "string", "bool": "bool"}
+    return {name: kinds[role] for name, role in _strict_roles(detector).items() if role in kinds}
+
+
+def _decides(place: Place, name: str, kind: str, looks: Source) -> bool:
+    """Whether a column is to be read as the detector has it, not as the file."""
+    if name in looks.partitions[0] or is_csv(place):
+        return True
+    # JSON says itself what is true or a number.
+    return is_ndjson(place) and kind != "bool"
+
+
+def _fitting(found: Found, name: str, kinds: Sequence[str]) -> str | None:
+    """The type that most cells at the beginning of a file of text have, if any cell has one of `kinds`."""
+    counts: list[int] = []
+    for kind in kinds:
+        source = open_found([found], [name], types={name: kind}, stray=True)
+        with naming(found.place):
+            first = next(pieces(found.place, source.target, source.partitions[0], 1), None)
+        counts.append(0 if first is None else int(len(first.table) - first.table[name].null_count))
+    most = max(counts, default=0)
+    return kinds[counts.index(most)] if most else None
 
 
 def to_score(encoder: TableEncoder | ImageEncoder | JointEncoder, source: Source, chunk: Any) -> Any:
@@ -95,19 +152,22 @@ def to_score(encoder: TableEncoder | ImageEncoder | JointEncoder, source: Source
     return rows
 
 
-def _open_arrays(detector: Detector, path: Path, keep: Sequence[str], chunk_rows: int) -> Source:
+def _open_arrays(detector: Detector, path: Place, keep: Sequence[str], chunk_rows: int) -> Source:
     if detector.encoder_.container_ == "frame":
         names = [column.name for column in detector.encoder_.columns_]
         raise SchemaError(f"{path} holds an array, but the detector was fitted on columns with names: {names[:10]}")
-    source = open_source(path, chunk_rows=chunk_rows)
-    first = next(open_source(path, chunk_rows=1).chunks())
+    source = open_found([Found(path, {})], chunk_rows=chunk_rows)
+    with naming(path):
+        first = next(arrays.chunks(path, 1, None), None)
+    if first is None:
+        raise SchemaError(f"{path} has no rows")
     images = image_encoder(detector)
     if images is None:
         _check_width(detector, path, first.shape[1:])
     else:
         _check_image(images, path, first)
     for name in keep:
-        rows = len(read_label(path, name))
+        rows = len(array_label(path, name))
         if rows != source.rows:
             raise SchemaError(f"{path}: array {name!r} has {rows} rows, but X has {source.rows}")
     return source
@@ -119,20 +179,20 @@ def image_encoder(detector: Detector) -> ImageEncoder | None:
     return encoder if isinstance(encoder, ImageEncoder) else None
 
 
-def _check_image(encoder: ImageEncoder, path: Path, first: Any) -> None:
+def _check_image(encoder: ImageEncoder, path: Place, first: Any) -> None:
     try:
         encoder.levels(first)
     except ValueError as error:
         raise SchemaError(f"{path} does not fit the detector: {error}") from error
 
 
-def _check_kept(path: Path, keep: Sequence[str], present: Sequence[str]) -> None:
+def _check_kept(path: Place, keep: Sequence[str], present: Sequence[str]) -> None:
     absent = [name for name in keep if name not in present]
     if absent:
         raise SchemaError(f"{path} has no column {absent[0]!r} to keep; it has {', '.join(map(repr, present[:10]))}")
 
 
-def _check_width(detector: Detector, path: Path, shape: tuple[int, ...]) -> None:
+def _check_width(detector: Detector, path: Place, shape: tuple[int, ...]) -> None:
     if shape != (detector.n_features_in_,):
         raise SchemaError(
             f"{path} has rows of {' x '.join(map(str, shape))} numbers, but the detector was fitted on rows of "
@@ -149,12 +209,14 @@ def _missing(names: Sequence[str], present: Sequence[str]) -> list[str]:
     return wrong
 
 
-def _mistyped(detector: Detector, schema: dict[str, str]) -> list[str]:
-    wrong = []
-    for name, role in _strict_roles(detector).items():
+def _mistyped(detector: Detector, names: Sequence[str], schema: dict[str, str]) -> dict[str, str]:
+    """Columns that hold another thing than in training, and how to say so."""
+    wrong = {}
+    for name, role in _roles(detector, names).items():
         kind = schema.get(name, "null")
         if _role(kind) not in FITS[role] and kind != "null":
-            wrong.append(f"column {name!r} holds {_role(kind)} ({kind}), but held {FITS[role][0]} in training")
+            held = "not numbers" if detector.encoder_.container_ != "frame" else f"but held {FITS[role][0]} in training"
+            wrong[name] = f"column {name!r} holds {_role(kind)} ({kind}), {held}"
     return wrong
 
 
@@ -170,17 +232,6 @@ def _strict_roles(detector: Detector) -> dict[str, str]:
         for column in encoder.columns_
         if column.name not in encoder.kinds
         and (dtypes[column.name].role != "category" or all(isinstance(level, str) for level in column.levels))
-    }
-
-
-def _csv_types(detector: Detector) -> dict[str, str]:
-    """Arrow types of the columns of a CSV file, where what it looks like must not decide: ``007`` can be text."""
-    if detector.encoder_.container_ != "frame":
-        return {}
-    return {
-        name: {"number": "double", "category": "string", "bool": "bool"}[role]
-        for name, role in _strict_roles(detector).items()
-        if role in ("number", "category", "bool")
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from anomgen.batch.chunks import Chunk, Span, no_rows, refuse
 from anomgen.batch.faults import Encoder, encoder_faults
-from anomgen.batch.schema import to_score
-from anomgen.data import Source, arrays, read_label
+from anomgen.batch.schema import OnBad, to_score
+from anomgen.data import Source, arrays
 from anomgen.data.bad import Bad
-from anomgen.data.files import fingerprint, is_parquet, naming
-from anomgen.data.sources import batches, frame_of, tables_of
-
-OnBad = Literal["fail", "quarantine", "skip"]
+from anomgen.data.files import DAMAGES, Place, fingerprint, is_parquet, naming
+from anomgen.data.pieces import Piece, recut
+from anomgen.data.sources import array_label
+from anomgen.data.tables import frame_of, parquet, pieces
 
 ENTRIES = 16
 """Spans of an array in an archive at most: each has to read past those before it."""
@@ -48,6 +48,18 @@ class FileInput:
         """Its size and a part of its bytes."""
         return fingerprint(self.source.files[0])
 
+    def _end(self, error: BaseException) -> Bad:
+        """What is written down of a file that cannot be read to its end.
+
+        Raises
+        ------
+        BaseException
+            The error itself, unless bad rows are left out.
+        """
+        if self.on_bad == "fail":
+            raise error
+        return Bad(-1, "", f"the file cannot be read further: {str(error) or type(error).__name__}")
+
     def _chunk(self, numbers: NDArray[np.int64], rows: Any, kept: dict[str, Any], bad: Sequence[Bad]) -> Chunk:
         """The rows that have scores; `bad` are those that could not even be read."""
         refused = encoder_faults(self.encoder, rows) if len(numbers) else []
@@ -68,8 +80,38 @@ class FileInput:
 
 
 @dataclass(frozen=True)
+class RefusedInput:
+    """A file that does not fit the detector, or cannot be read at all: one bad entry, no rows."""
+
+    place: Place
+    reason: str
+
+    @property
+    def name(self) -> str:
+        """The path of the file."""
+        return str(self.place)
+
+    @property
+    def stem(self) -> str:
+        """Its name without endings."""
+        return self.place.name.split(".")[0]
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Its size and a part of its bytes; of a folder nothing."""
+        return {} if self.place.is_dir() else fingerprint(self.place)
+
+    def spans(self, rows: int) -> list[Span]:
+        """All of it."""
+        return [Span(0, None)]
+
+    def chunks(self, span: Span) -> Iterator[Chunk]:
+        """The reason."""
+        yield no_rows([Bad(-1, "", self.reason)])
+
+
+@dataclass(frozen=True)
 class TableInput(FileInput):
-    """Rows of a Parquet or CSV file."""
+    """Rows of a Parquet, CSV or NDJSON file."""
 
     def spans(self, rows: int) -> list[Span]:
         """Row groups of Parquet, `rows` rows or more together; other files whole."""
@@ -85,28 +127,32 @@ class TableInput(FileInput):
 
     def chunks(self, span: Span) -> Iterator[Chunk]:
         """The rows, and the columns to keep."""
-        path, target, height = self.source.files[0], self.source._target, self.source.chunk_rows
+        place, height = self.source.files[0], self.source.chunk_rows
         groups, start = None, span.start
         if self._groups is not None and span.stop is not None:
             first, last = np.searchsorted(self._groups, [span.start, span.stop - 1], side="right")
             groups = list(range(first, last + 1))
-        with naming(path):
-            for table in tables_of(batches(path, target, height, groups), height):
-                frame = frame_of(table, start)
+        found = pieces(place, self.source.target, self.source.partitions[0], height, groups, start)
+        with naming(place):
+            for piece in recut(self._as_far_as_it_goes(found), height):
+                frame = frame_of(piece.table, 0)
                 rows = to_score(self.encoder, self.source, frame)
-                numbers = np.arange(start, start + len(frame))
-                yield self._chunk(numbers, rows, {name: frame[name] for name in self.keep}, [])
-                start += len(frame)
+                yield self._chunk(piece.numbers, rows, {name: frame[name] for name in self.keep}, piece.bad)
+
+    def _as_far_as_it_goes(self, found: Iterator[Piece]) -> Iterator[Piece]:
+        try:
+            yield from found
+        except DAMAGES as error:
+            yield Piece(np.empty(0, np.int64), self.source.target.empty_table(), [self._end(error)])
 
     @cached_property
     def _groups(self) -> NDArray[np.int64] | None:
         """The row behind every row group of a Parquet file."""
-        import pyarrow.parquet as pq
-
-        path = self.source.files[0]
-        if not is_parquet(path):
+        place = self.source.files[0]
+        if not is_parquet(place):
             return None
-        metadata = pq.read_metadata(path)
+        with parquet(place) as file:
+            metadata = file.metadata
         return np.cumsum([metadata.row_group(k).num_rows for k in range(metadata.num_row_groups)], dtype=np.int64)
 
 
@@ -126,12 +172,15 @@ class ArrayInput(FileInput):
         """The rows, and the arrays to keep."""
         path, start = self.source.files[0], span.start
         with naming(path):
-            for rows in arrays.chunks(path, self.source.chunk_rows, None, span.start, span.stop):
-                where = slice(start, start + len(rows))
-                kept = {name: values[where] for name, values in self._kept.items()}
-                yield self._chunk(np.arange(start, start + len(rows)), rows, kept, [])
-                start += len(rows)
+            try:
+                for rows in arrays.chunks(path, self.source.chunk_rows, None, span.start, span.stop):
+                    where = slice(start, start + len(rows))
+                    kept = {name: values[where] for name, values in self._kept.items()}
+                    yield self._chunk(np.arange(start, start + len(rows)), rows, kept, [])
+                    start += len(rows)
+            except DAMAGES as error:
+                yield no_rows([self._end(error)])
 
     @cached_property
     def _kept(self) -> dict[str, NDArray[Any]]:
-        return {name: read_label(self.source.files[0], name) for name in self.keep}
+        return {name: array_label(self.source.files[0], name) for name in self.keep}

@@ -7,14 +7,13 @@ import math
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from anomgen.data import idx, npz
-from anomgen.data.files import ARRAYS
+from anomgen.data.files import ARRAYS, Place, size
 from anomgen.data.npz import Stored
 
 Array = NDArray[Any]
@@ -23,14 +22,14 @@ SKIPPED = 1 << 24
 """Bytes read at a time on the way to a row in the middle."""
 
 
-def is_array(path: Path) -> bool:
+def is_array(path: Place) -> bool:
     """Whether a file has the name of one that holds an array."""
     return path.name.endswith(ARRAYS)
 
 
-def shape(path: Path) -> tuple[int, ...]:
+def shape(path: Place) -> tuple[int, ...]:
     """Shape of the rows of `path`, read from their header alone."""
-    if not path.stat().st_size:
+    if not size(path):
         raise ValueError("the file is empty")
     with _opened(path) as stored:
         found = stored.shape
@@ -40,7 +39,7 @@ def shape(path: Path) -> tuple[int, ...]:
 
 
 def chunks(
-    path: Path, rows: int, columns: Sequence[Any] | None, first: int = 0, stop: int | None = None
+    path: Place, rows: int, columns: Sequence[Any] | None, first: int = 0, stop: int | None = None
 ) -> Iterator[Array]:
     """The rows `first` to `stop` of `path` in pieces; an array in Fortran order has to be read whole."""
     with _opened(path) as (stream, shape, dtype, fortran):
@@ -65,18 +64,18 @@ def chunks(
             raise ValueError("there are more bytes than the header of the array announces")
 
 
-def is_packed(path: Path) -> bool:
+def is_packed(path: Place) -> bool:
     """Whether a row in the middle is reached only by unpacking those before it."""
     with _opened(path) as (stream, _, _, fortran):
         return fortran or path.suffix == ".gz" or _is_deflated(stream)
 
 
-def label(path: Path, name: str) -> Array:
+def label(path: Place, name: str) -> Array:
     """The labels `name` of the rows of `path`: an array of the npz file, or another IDX file of the same folder."""
     return npz.label(path, name) if path.name.endswith(".npz") else idx.label(path, name)
 
 
-def _opened(path: Path) -> AbstractContextManager[Stored]:
+def _opened(path: Place) -> AbstractContextManager[Stored]:
     return npz.opened(path) if path.name.endswith(".npz") else idx.opened(path)
 
 

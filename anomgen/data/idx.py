@@ -9,22 +9,22 @@ from __future__ import annotations
 import gzip
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import contextmanager, nullcontext
 from typing import IO, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from anomgen.data.files import Place
 from anomgen.data.npz import Stored
 
 TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Stored]:
+def opened(path: Place) -> Iterator[Stored]:
     """The array in `path`."""
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+    with path.open("rb") as raw, gzip.open(raw) if path.suffix == ".gz" else nullcontext(raw) as file:
         stream = cast("IO[bytes]", file)
         head = stream.read(4)
         if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in TYPES:
@@ -35,7 +35,7 @@ def opened(path: Path) -> Iterator[Stored]:
         yield Stored(stream, struct.unpack(f">{head[3]}I", sides), np.dtype(TYPES[head[2]]), False)
 
 
-def label(path: Path, name: str) -> NDArray[Any]:
+def label(path: Place, name: str) -> NDArray[Any]:
     """The numbers in the IDX file `name` beside `path`."""
     if not (path.parent / name).is_file():
         raise ValueError(f"its labels must be an IDX file beside it, and there is none called {name!r}")

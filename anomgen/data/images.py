@@ -26,6 +26,14 @@ class BadFile(NamedTuple):
     reason: str
 
 
+class Like(NamedTuple):
+    """What images have to be like."""
+
+    channels: int
+    size: tuple[int, int]
+    """Height and width."""
+
+
 class ImageFolder:
     """Images of a folder tree as a sequence: its length and shape are known at once, pixels are decoded when indexed.
 
@@ -45,6 +53,8 @@ class ImageFolder:
         Convert every image to 8-bit grey or colour. By default all must be of one kind.
     on_bad : {"fail", "quarantine"}
         What a file does that cannot be read: raise an error that names it, or be left out and listed in :attr:`bad`.
+    like : Like, optional
+        What a detector expects: a file whose image differs counts as one that cannot be read.
 
     Raises
     ------
@@ -100,6 +110,7 @@ class ImageFolder:
         size: int | tuple[int, int] | None = None,
         mode: Literal["L", "RGB"] | None = None,
         on_bad: Literal["fail", "quarantine"] = "fail",
+        like: Like | None = None,
     ) -> None:
         if mode not in MODES or on_bad not in ON_BAD:
             raise ValueError(f"mode={mode!r} must be one of {MODES} and on_bad={on_bad!r} one of {ON_BAD}")
@@ -107,6 +118,7 @@ class ImageFolder:
         self.size = None if size is None else _two(size)
         self.mode = mode
         self.on_bad = on_bad
+        self.like = like
         self._root: Path | None = None
         # Names rather than paths, which take ten times the memory.
         if isinstance(path, str | Path):
@@ -249,7 +261,13 @@ class ImageFolder:
                 continue
             if first is None:
                 self.first, first = self._file(name), header
-            self._compare(name, header, first)
+            try:
+                self._compare(name, header, first)
+            except ValueError as error:
+                if self.like is None:
+                    raise
+                bad.append(self._left_out(name, BadImage(self._file(name), str(error))))
+                continue
             good.append(name)
         self._settle(good, bad)
         assert first is not None
@@ -259,7 +277,18 @@ class ImageFolder:
         header = read_header(file)
         if header.kind == "CMYK" and self.mode is None:
             raise BadImage(file, "its colours are CMYK; pass mode='RGB' or mode='L' to convert")
+        if self.like is not None:
+            self._check_like(file, header, self.like)
         return header
+
+    def _check_like(self, file: Path, header: Header, like: Like) -> None:
+        kind = self.mode or header.kind
+        if (3 if kind == "RGB" else 1) != like.channels:
+            asked = f"mode={'RGB' if like.channels == 3 else 'L'!r}"
+            raise BadImage(file, f"it is {KINDS[kind]}, unlike the images of the training; convert with {asked}")
+        if self.size is None and header.size != like.size:
+            sides = [f"{height} x {width}" for height, width in (header.size, like.size)]
+            raise BadImage(file, f"it has {sides[0]} pixels, not the {sides[1]} of the training")
 
     def _compare(self, name: str, header: Header, first: Header) -> None:
         """Refuse an image that differs from the first one in what cannot differ."""

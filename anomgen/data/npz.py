@@ -5,11 +5,12 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from anomgen.data.files import Place
 
 
 class Stored(NamedTuple):
@@ -22,13 +23,13 @@ class Stored(NamedTuple):
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Stored]:
+def opened(path: Place) -> Iterator[Stored]:
     """The array of rows in `path`: see :func:`_member`."""
-    with zipfile.ZipFile(path) as archive, archive.open(_member(archive)) as stream:
+    with path.open("rb") as file, zipfile.ZipFile(file) as archive, archive.open(_member(archive)) as stream:
         yield _stored(stream)
 
 
-def label(path: Path, name: str) -> NDArray[Any]:
+def label(path: Place, name: str) -> NDArray[Any]:
     """The array `name`."""
     with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
         if name not in stored:
