@@ -27,8 +27,6 @@ NEAR = 1e-3
 """How far from a level a number may lie and still be that level, in units of the smallest gap."""
 FALSE_ALARMS = 1e-3
 """Probability that rows like the training rows exceed a limit, however low, in any column."""
-BLOCK = 16_384
-"""Numbers compared with the edges of the cells at a time: they stay in the cache."""
 
 
 @dataclass(frozen=True)
@@ -109,12 +107,8 @@ class Cells:
         else:
             # Comparing all values with one edge after the other is several times faster than searching for the
             # interval of each.
-            above = np.zeros(len(self.edges) + 2, dtype=np.int64)
-            for start in range(0, len(x), BLOCK):
-                block = x[start : start + BLOCK]
-                above[0] += np.count_nonzero(block == block)
-                above[1:-1] += [np.count_nonzero(block > edge) for edge in self.edges.tolist()]
-            inside = above[:-1] - above[1:]
+            above = [np.count_nonzero(x > edge) for edge in self.edges.tolist()]
+            inside = -np.diff(np.array([np.count_nonzero(x == x), *above, 0], dtype=np.int64))
         counts = np.zeros(len(self.counts), dtype=np.int64)
         np.add.at(counts, self.places, inside)
         counts[-1] = len(x) - inside.sum()
