@@ -32,7 +32,7 @@ def main() -> int:
     summary = batch.score_files(detector, job.inputs, job.out, keep=job.keep, overwrite=job.overwrite)
     share = summary.flagged / summary.rows
     for file in summary.files:
-        print(f"{file.source}: {file.flagged:,} of {file.rows:,} rows flagged, scores in {job.out}/{file.output}")
+        print(f"{file.source}: {file.flagged:,} of {file.rows:,} rows flagged, scores in {job.out}/{file.parts[0]}")
     print(f"all: {share:.2%} of {summary.rows:,} rows flagged at {summary.rows_per_s:,.0f} rows/s")
     return 5 if share > job.most else 0
 

@@ -79,7 +79,7 @@ AUROC     {quality["auroc"]:.4f}
 AUPRC     {quality["auprc"]:.4f} ({np.mean(y_test):.4f} by chance)
 flagged   {summary.flagged:,} of {summary.rows:,} rows: those that score below {limit}
 caught    {quality["recall"]:.1%} of the anomalies; {quality["precision"]:.1%} of the flagged rows are anomalies
-scores    {out / "scores" / summary.files[0].output}
+scores    {out / "scores" / summary.files[0].parts[0]}
 model     {out / "model"}, registered as models:/{name}@champion
 run       {run.info.run_id} in experiment {card}
 trained   {detector.n_epochs_} epochs in {detector.history_[-1]["seconds"]:.1f} s

@@ -15,7 +15,8 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from anomgen import FlowDetector, batch
-from anomgen.batch import job
+from anomgen.batch import part as parts
+from anomgen.batch import summary as summaries
 from anomgen.data import make_payments
 
 
@@ -42,6 +43,12 @@ def files(payments: pd.DataFrame, tmp_path: Path) -> list[Path]:
     return [tmp_path / "week1.csv", tmp_path / "week2.parquet"]
 
 
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file of a job but the one that tells times."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != "_summary.json")
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
 def results(folder: Path) -> pd.DataFrame:
     return pd.concat([pd.read_parquet(path) for path in sorted(folder.glob("*.parquet"))], ignore_index=True)
 
@@ -55,7 +62,7 @@ def test_scores_of_files_are_scores_of_rows(
     summary = batch.score_files(detector, files, tmp_path / "out", keep=["id", "label"])
     expected = detector.score_samples(payments.drop(columns="label"))
     for path in files:
-        scores = pd.read_parquet(tmp_path / "out" / f"{path.stem}.parquet")
+        scores = pd.read_parquet(tmp_path / "out" / f"{path.stem}-00000.parquet")
         assert list(scores.columns) == ["row", "source", "id", "label", "score", "is_anomaly"]
         assert np.array_equal(scores["score"], expected)
         assert np.array_equal(scores["is_anomaly"], detector.predict(payments.drop(columns="label")) == -1)
@@ -64,7 +71,10 @@ def test_scores_of_files_are_scores_of_rows(
         assert np.array_equal(scores["label"], payments["label"])
         assert set(scores["source"]) == {str(path)}
     assert (summary.rows, summary.flagged) == (2000, 2 * int((expected < detector.offset_).sum()))
-    assert [(file.rows, file.output) for file in summary.files] == [(1000, "week1.parquet"), (1000, "week2.parquet")]
+    assert [(file.rows, *file.parts) for file in summary.files] == [
+        (1000, "week1-00000.parquet"),
+        (1000, "week2-00000.parquet"),
+    ]
     assert summary.quantiles["0"] == expected.min()
     assert summary.quantiles["0.5"] == pytest.approx(np.median(expected))
     assert summary.quantiles["1"] == expected.max()
@@ -73,25 +83,33 @@ def test_scores_of_files_are_scores_of_rows(
     assert written["threshold"] == detector.offset_
     assert written["data_digest"] == detector.data_digest_
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "_SUCCESS",
+        "_manifest.ndjson",
         "_summary.json",
-        "week1.parquet",
-        "week2.parquet",
+        "week1-00000.parquet",
+        "week2-00000.parquet",
     ]
 
 
-@pytest.mark.parametrize("chunk_rows", [11, 256, 999])
-def test_no_byte_depends_on_the_chunks(
-    detector: FlowDetector, files: list[Path], tmp_path: Path, chunk_rows: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("chunk_rows", "workers"), [(11, 1), (256, 3), (999, 2)])
+def test_no_byte_depends_on_chunks_and_threads(
+    detector: FlowDetector,
+    files: list[Path],
+    tmp_path: Path,
+    chunk_rows: int,
+    workers: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(job, "ROW_GROUP", 300)
-    monkeypatch.setattr(job, "SAMPLE", 100)
-    whole = batch.score_files(detector, files, tmp_path / "whole", keep=["category"])
-    cut = batch.score_files(detector, files, tmp_path / "cut", keep=["category"], chunk_rows=chunk_rows)
-    for path in (tmp_path / "whole").glob("*.parquet"):
-        assert path.read_bytes() == (tmp_path / "cut" / path.name).read_bytes()
-        groups = pq.ParquetFile(path).metadata
-        assert [groups.row_group(k).num_rows for k in range(groups.num_row_groups)] == [300, 300, 300, 100]
+    monkeypatch.setattr(parts, "ROW_GROUP", 300)
+    monkeypatch.setattr(summaries, "SAMPLE", 100)
+    options: dict[str, Any] = {"keep": ["category"], "part_rows": 700}
+    whole = batch.score_files(detector, files, tmp_path / "whole", **options)
+    cut = batch.score_files(detector, files, tmp_path / "cut", chunk_rows=chunk_rows, workers=workers, **options)
+    assert tree(tmp_path / "whole") == tree(tmp_path / "cut")
     assert whole.quantiles == cut.quantiles
+    assert whole.parts == 3
+    groups = pq.ParquetFile(tmp_path / "whole" / "week1-00000.parquet").metadata
+    assert [groups.row_group(k).num_rows for k in range(groups.num_row_groups)] == [300, 300, 100]
 
 
 def test_a_threshold_of_ones_own(detector: FlowDetector, files: list[Path], tmp_path: Path) -> None:
@@ -125,10 +143,10 @@ def test_files_of_one_name_do_not_meet(detector: FlowDetector, payments: pd.Data
         write = payments[:rows].to_csv if place.endswith("csv") else payments[:rows].to_parquet
         write(tmp_path / place, index=False)
     summary = batch.score_files(detector, [tmp_path / "a", tmp_path / "b"], tmp_path / "out")
-    assert [(file.output, file.rows) for file in summary.files] == [
-        ("x.parquet", 10),
-        ("x-2.parquet", 20),
-        ("x-3.parquet", 30),
+    assert [(*file.parts, file.rows) for file in summary.files] == [
+        ("x-00000.parquet", 10),
+        ("x-2-00000.parquet", 20),
+        ("x-3-00000.parquet", 30),
     ]
     assert len(results(tmp_path / "out")) == 60
 
@@ -214,7 +232,18 @@ def test_a_bad_cell_leaves_no_file_of_scores(detector: FlowDetector, payments: p
     infinite.to_parquet(tmp_path / "infinite.parquet")
     with pytest.raises(ValueError, match=r"'balance'"):
         batch.score_files(detector, tmp_path / "infinite.parquet", tmp_path / "out", chunk_rows=100)
-    assert not (tmp_path / "out").exists() or list((tmp_path / "out").iterdir()) == []
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"_manifest.ndjson"}
+
+
+def test_parts_done_before_a_bad_cell_stay(detector: FlowDetector, payments: pd.DataFrame, tmp_path: Path) -> None:
+    infinite = payments.assign(balance=payments["balance"].where(payments.index != 700, np.inf))
+    infinite.to_csv(tmp_path / "rows.csv")
+    job: dict[str, Any] = {"part_rows": 250, "chunk_rows": 50, "workers": 1}
+    with pytest.raises(ValueError, match=r"rows\.csv: row 700, column 'balance'"):
+        batch.score_files(detector, tmp_path / "rows.csv", tmp_path / "out", **job)
+    assert sorted((tmp_path / "out").glob("*.parquet"))
+    assert not (tmp_path / "out" / "_SUCCESS").exists()
+    assert not list((tmp_path / "out").rglob("*.partial"))
 
 
 def test_arrays_of_another_width(numbers: np.ndarray, detector: FlowDetector, tmp_path: Path) -> None:
@@ -237,16 +266,22 @@ def test_what_is_kept_must_be_there_and_free(detector: FlowDetector, files: list
 
 def test_an_earlier_job_is_only_replaced_on_request(detector: FlowDetector, files: list[Path], tmp_path: Path) -> None:
     batch.score_files(detector, files, tmp_path / "out")
-    with pytest.raises(FileExistsError, match="earlier job"):
+    with pytest.raises(batch.ModelMismatch, match="its inputs were others"):
         batch.score_files(detector, files[1], tmp_path / "out")
     batch.score_files(detector, files[1], tmp_path / "out", overwrite=True)
     assert len(results(tmp_path / "out")) == 1000
     for name, content in (("notes.txt", b"mine"), ("mine.parquet", files[1].read_bytes())):
         (tmp_path / "out" / name).write_bytes(content)
-        with pytest.raises(FileExistsError, match=f"{name}, which is not"):
-            batch.score_files(detector, files[1], tmp_path / "out", overwrite=True)
+        for overwrite in (True, False):
+            with pytest.raises(FileExistsError, match=f"{name}, which is not"):
+                batch.score_files(detector, files[1], tmp_path / "out", overwrite=overwrite)
         (tmp_path / "out" / name).unlink()
     assert len(results(tmp_path / "out")) == 1000
+    (tmp_path / "out" / "_manifest.ndjson").unlink()
+    with pytest.raises(FileExistsError, match="no manifest to go on by"):
+        batch.score_files(detector, files[1], tmp_path / "out")
+    with pytest.raises(FileExistsError, match="is a file"):
+        batch.score_files(detector, files[1], files[0])
 
 
 # ---------------------------------------------------------------------- around the job

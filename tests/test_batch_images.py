@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 import subprocess
@@ -76,8 +75,11 @@ def tiles(tmp_path: Path) -> Path:
 def test_every_image_of_a_folder_gets_a_score_beside_its_name(
     grey: MixtureDetector, tiles: Path, tmp_path: Path
 ) -> None:
-    summary = batch.score_files(grey, tiles, tmp_path / "out", keep=["label"], chunk_rows=4)
-    scores = pd.read_parquet(tmp_path / "out" / "tiles.parquet")
+    summary = batch.score_files(
+        grey, tiles, tmp_path / "out", keep=["label"], chunk_rows=4, on_bad_row="quarantine", part_rows=10
+    )
+    assert [len(file.parts) for file in summary.files] == [3]
+    scores = pd.read_parquet(tmp_path / "out")
     assert list(scores.columns) == ["row", "source", "file", "label", "score", "is_anomaly"]
     names = [f"crack/{i:02d}.png" for i in range(5)] + [f"good/{i:02d}.png" for i in range(15)]
     assert scores["file"].tolist() == names
@@ -85,19 +87,22 @@ def test_every_image_of_a_folder_gets_a_score_beside_its_name(
     assert set(scores["source"]) == {str(tiles)}
     expected = grey.score_samples(np.concatenate([GREY[15:20, ::-1], GREY[:15]]))
     np.testing.assert_array_equal(scores["score"], expected)
-    np.testing.assert_array_equal(scores["row"], np.arange(20))
+    np.testing.assert_array_equal(scores["row"], [*range(9), *range(10, 21)])
     assert (summary.rows, summary.bad, summary.files[0].bad) == (20, 3, 3)
     assert json.loads((tmp_path / "out" / "_summary.json").read_text())["bad"] == 3
     assert batch.evaluate(tmp_path / "out", "label", "good")["auroc"] == 1.0
 
 
 def test_bad_files_are_listed_with_their_reasons(grey: MixtureDetector, tiles: Path, tmp_path: Path) -> None:
-    batch.score_files(grey, tiles, tmp_path / "out")
-    with (tmp_path / "out" / batch.QUARANTINE).open(newline="") as file:
-        header, *listed = list(csv.reader(file))
-    assert header == ["source", "file", "reason"]
-    assert [row[:2] for row in listed] == [[str(tiles), f"good/{name}.png"] for name in ("03cut", "90empty", "91clear")]
-    for (*_, reason), part in zip(listed, ("cannot be read", "empty", "transparent"), strict=True):
+    with pytest.raises(ValueError, match=r"90empty\.png: it is empty"):
+        batch.score_files(grey, tiles, tmp_path / "out")
+    batch.score_files(grey, tiles, tmp_path / "out", on_bad_row="quarantine", overwrite=True)
+    listed = pd.read_parquet(tmp_path / "out" / batch.QUARANTINE / "tiles-00000.parquet")
+    assert list(listed.columns) == ["source", "row", "column", "reason", "value"]
+    assert set(listed["source"]) == {str(tiles)}
+    assert listed["row"].tolist() == [9, 21, 22]
+    assert listed["value"].tolist() == [f"good/{name}.png" for name in ("03cut", "90empty", "91clear")]
+    for reason, part in zip(listed["reason"], ("cannot be read", "empty", "transparent"), strict=True):
         assert part in reason
     batch.score_files(grey, tiles / "crack", tmp_path / "out", overwrite=True)
     assert not (tmp_path / "out" / batch.QUARANTINE).exists()
@@ -107,12 +112,17 @@ def test_bad_files_are_listed_with_their_reasons(grey: MixtureDetector, tiles: P
 def test_no_byte_depends_on_the_chunks(
     grey: MixtureDetector, tiles: Path, tmp_path: Path, chunk_rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    batch.score_files(grey, tiles, tmp_path / "whole")
+    batch.score_files(grey, tiles, tmp_path / "whole", on_bad_row="skip")
     monkeypatch.setattr(inputs, "PIXELS", 3 * 42)
     told: list[int] = []
-    batch.score_files(grey, tiles, tmp_path / "cut", chunk_rows=chunk_rows, progress=told.append)
+    batch.score_files(
+        grey, tiles, tmp_path / "cut", chunk_rows=chunk_rows, progress=told.append, on_bad_row="skip", workers=3
+    )
     assert max(told) == min(chunk_rows, 3)
-    assert (tmp_path / "whole" / "tiles.parquet").read_bytes() == (tmp_path / "cut" / "tiles.parquet").read_bytes()
+    assert sum(told) == 23
+    assert (tmp_path / "whole" / "tiles-00000.parquet").read_bytes() == (
+        tmp_path / "cut" / "tiles-00000.parquet"
+    ).read_bytes()
 
 
 def test_arrays_and_files_named_singly(grey: MixtureDetector, tmp_path: Path) -> None:
@@ -126,11 +136,11 @@ def test_arrays_and_files_named_singly(grey: MixtureDetector, tmp_path: Path) ->
         batch.score_files(grey, given, tmp_path / "out", overwrite=True)
         [output] = (tmp_path / "out").glob("*.parquet")
         np.testing.assert_array_equal(pd.read_parquet(output)["score"], expected)
-    assert output.name == "pictures.parquet"
+    assert output.name == "pictures-00000.parquet"
     assert pd.read_parquet(output)["file"].tolist() == [file.as_posix() for file in files]
     kept = {"keep": ["kind"], "overwrite": True}
     batch.score_files(grey, tmp_path / "some.npz", tmp_path / "out", **kept)
-    assert pd.read_parquet(tmp_path / "out" / "some.parquet")["kind"].tolist() == list(range(9))
+    assert pd.read_parquet(tmp_path / "out" / "some-00000.parquet")["kind"].tolist() == list(range(9))
 
 
 @pytest.mark.parametrize("layout", ["first", "flat", "unit", "deep"])
@@ -148,7 +158,7 @@ def test_images_of_files_are_laid_out_and_scaled_as_in_training(
     detector = detector_of(forms[layout], **options)
     save(tmp_path / "pictures", COLOUR[:5])
     batch.score_files(detector, tmp_path / "pictures", tmp_path / "out")
-    scores = pd.read_parquet(tmp_path / "out" / "pictures.parquet")["score"]
+    scores = pd.read_parquet(tmp_path / "out" / "pictures-00000.parquet")["score"]
     np.testing.assert_allclose(scores, detector.score_samples(forms[layout][:5]), rtol=1e-6)
     np.testing.assert_allclose(scores, colour.score_samples(COLOUR[:5]), rtol=1e-4)
 
@@ -158,7 +168,7 @@ def test_rows_of_pixels_in_a_table(tmp_path: Path) -> None:
     detector = detector_of(flat, image_shape=SIDES)
     pd.DataFrame(flat[:5]).rename(columns=str).assign(day=range(5)).to_parquet(tmp_path / "rows.parquet")
     batch.score_files(detector, tmp_path / "rows.parquet", tmp_path / "out", keep=["day"])
-    scores = pd.read_parquet(tmp_path / "out" / "rows.parquet")
+    scores = pd.read_parquet(tmp_path / "out" / "rows-00000.parquet")
     np.testing.assert_array_equal(scores["score"], detector.score_samples(flat[:5]))
     assert scores["day"].tolist() == list(range(5))
 
@@ -170,7 +180,7 @@ def test_images_are_resized_as_in_training(tmp_path: Path) -> None:
     rows = batch.read_training_rows(tmp_path / "train", size=SIDES)
     detector = detector_of(rows, image_size=SIDES)
     batch.score_files(detector, tmp_path / "train", tmp_path / "out")
-    scores = pd.read_parquet(tmp_path / "out" / "train.parquet")["score"]
+    scores = pd.read_parquet(tmp_path / "out" / "train-00000.parquet")["score"]
     np.testing.assert_array_equal(scores, detector.score_samples(rows))
     np.testing.assert_allclose(scores[:80], detector.score_samples(large), rtol=1e-6)
 
@@ -218,7 +228,7 @@ def test_a_missing_pixel_is_found_in_its_file(tmp_path: Path) -> None:
 def test_other_colours_are_converted_on_request(grey: MixtureDetector, tmp_path: Path) -> None:
     save(tmp_path / "colour", np.repeat(GREY[:3, :, :, None], 3, axis=3))
     batch.score_files(grey, tmp_path / "colour", tmp_path / "out", mode="L")
-    scores = pd.read_parquet(tmp_path / "out" / "colour.parquet")["score"]
+    scores = pd.read_parquet(tmp_path / "out" / "colour-00000.parquet")["score"]
     np.testing.assert_array_equal(scores, grey.score_samples(GREY[:3]))
 
 
@@ -330,10 +340,13 @@ def test_the_command_line_from_a_folder_to_a_folder(
     assert "15 grey 6 x 7 images" in told
     assert "3 unreadable files, first good/03cut.png" in told
     scored = ("score", tmp_path / "model", tiles, "--out", tmp_path / "out", "--label", "label", "--normal", "good")
-    assert run(*scored, "--maps", tmp_path / "maps") == 0
+    assert run(*scored, "--maps", tmp_path / "maps") == 3
+    assert "90empty.png: it is empty" in capsys.readouterr().err
+    assert run(*scored, "--maps", tmp_path / "maps", "--on-bad-row", "quarantine") == 0
     told = capsys.readouterr().out
     assert "20 rows" in told
-    assert f"3 files, see {tmp_path / 'out' / '_quarantine.csv'}" in told
+    assert "3 rows left out" in told
+    assert str(tmp_path / "out" / "_quarantine") in told
     assert len(ImageFolder(tmp_path / "maps")) == 20
     assert run("sample", tmp_path / "model", "-n", 3, "--out", tmp_path / "drawn") == 0
     assert "3 grey 6 x 7 images" in capsys.readouterr().out
@@ -357,7 +370,7 @@ def test_the_command_line_resizes_and_converts(tmp_path: Path, capsys: pytest.Ca
     score = ("score", tmp_path / "model", tmp_path / "train", "--out", tmp_path / "out")
     assert run(*score) == 3
     assert run(*score, "--mode", "L") == 0
-    assert len(pd.read_parquet(tmp_path / "out" / "train.parquet")) == 60
+    assert len(pd.read_parquet(tmp_path / "out" / "train-00000.parquet")) == 60
 
 
 MEASURE = """

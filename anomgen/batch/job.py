@@ -1,86 +1,33 @@
-"""The scoring job: chunks to scores to Parquet files, and a summary."""
+"""The scoring job: files in, a folder of scores out, from where an earlier run of it was stopped."""
 
 from __future__ import annotations
 
-import csv
-import json
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
+import math
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
+from anomgen import explain as explaining
 from anomgen.batch.inputs import Input, Inputs, Mode, OnBad, open_inputs
-from anomgen.batch.rows import is_normal, write_whole
+from anomgen.batch.output import describe_job, is_begun, open_output
+from anomgen.batch.plan import make_plan
+from anomgen.batch.run import Log, Run
 from anomgen.batch.schema import image_encoder
-from anomgen.data import BadFile
+from anomgen.batch.scoring import RESULTS, Options
+from anomgen.batch.summary import Summary
 from anomgen.detector import Detector
 from anomgen.families import load
 
-ROW_GROUP = 131_072
-"""Rows of a Parquet row group, which bound the memory of a reader; the same for any `chunk_rows`."""
-SAMPLE = 100_000
-"""Scores kept for the quantiles of the summary: all of a smaller job, a uniform sample of a larger one."""
-LEVELS = (0.001, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
-RESULTS = ("row", "source", "score", "is_anomaly")
-SUMMARY = "_summary.json"
-QUARANTINE = "_quarantine.csv"
-"""Name of the list of image files that could not be read: source, file, reason."""
+PART_ROWS = 262_144
+"""Rows of a file of scores."""
+ENGINES = {"local": "anomgen.batch.local", "ray": "anomgen.batch.ray"}
+"""Modules with a function ``score_units``."""
 
-
-@dataclass(frozen=True)
-class ScoredFile:
-    """One input file, or folder of images, and its scores.
-
-    Parameters
-    ----------
-    source, output : str
-        What was scored, and the name of the file of scores.
-    rows, flagged : int
-    bad : int
-        Files of images that could not be read.
-    """
-
-    source: str
-    output: str
-    rows: int
-    flagged: int
-    bad: int = 0
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What a scoring job did.
-
-    Parameters
-    ----------
-    rows, flagged : int
-    bad : int
-        Files of images that could not be read and have no score; ``_quarantine.csv`` names them.
-    threshold : float
-        Rows with a lower score are flagged.
-    seconds, rows_per_s : float
-    quantiles : dict of str to float
-        Quantiles of the scores by level, from ``"0"``, the lowest score, to ``"1"``, the highest; of a uniform sample
-        of 100,000 where there are more.
-    data_digest : str
-        sha256 of the detector's training rows.
-    files : tuple of ScoredFile
-    """
-
-    rows: int
-    flagged: int
-    bad: int
-    threshold: float
-    seconds: float
-    rows_per_s: float
-    quantiles: dict[str, float]
-    data_digest: str
-    files: tuple[ScoredFile, ...]
+Engine = Literal["local", "ray"]
 
 
 def score_files(
@@ -90,20 +37,46 @@ def score_files(
     *,
     keep: Sequence[str] = (),
     threshold: float | None = None,
+    fdr: float | None = None,
+    explain: int = 0,
     mode: Mode = None,
     maps: str | Path | None = None,
     chunk_rows: int = 65_536,
+    part_rows: int = PART_ROWS,
+    workers: int | None = None,
+    engine: Engine = "local",
+    on_bad_row: OnBad = "fail",
+    max_bad_fraction: float = 0.5,
+    fail_on_drift: float | None = None,
     overwrite: bool = False,
     progress: Callable[[int], None] | None = None,
+    log: Log | None = None,
 ) -> Summary:
-    """Score CSV, Parquet, npz or IDX files, or folders of images, in constant memory: one Parquet file of scores each.
+    """Score files of any size, or folders of images, in constant memory, and go on where an earlier run was stopped.
 
-    Its columns are ``row`` (number of the row in its file, from 0), ``source``, for folders of images ``file`` (the
-    path of the image below the folder), those of `keep`, ``score`` (nats; the higher, the more normal) and
-    ``is_anomaly``. It appears under its name when it is complete; the last file written is ``_summary.json``. The bytes
-    of the scores do not depend on `chunk_rows`.
+    The scores of an input are in `out`, in Parquet files of about `part_rows` rows: ``<its name>-00000.parquet`` and so
+    on, with the columns
 
-    Image files that cannot be read get no row. They are counted, and listed in ``_quarantine.csv`` with the reason.
+    ================  ==============================================================================================
+    ``row``           number of the row in its file, from 0
+    ``source``        the file
+    ``file``          of folders of images: the path of the image below the folder
+    those of `keep`
+    ``score``         nats; the higher, the more normal
+    ``p_value``       if the detector is calibrated, see :meth:`Detector.calibrate`
+    ``is_anomaly``    whether the score is below the threshold
+    ``top_features``  with `explain`: names of the columns that contribute most to the anomaly
+    ``selected``      with `fdr`: whether the row is reported at this false-discovery rate
+    ================  ==============================================================================================
+
+    Beside them are ``_manifest.ndjson`` (what the job is, which of its parts are done, their checksums),
+    ``_quarantine/`` (a file for every part that has bad rows: source, row, column, reason, value), ``_summary.json``
+    and, last of all, the empty file ``_SUCCESS``. Every file is complete when it appears under its name. But for
+    ``_summary.json``, which tells times, no byte depends on `chunk_rows`, `workers`, `engine` or on how often the job
+    was killed and started again.
+
+    A job that is started again with the same model, inputs and options scores what is left, or nothing. Asked to stop
+    by SIGTERM or Ctrl-C it finishes the part it is at.
 
     Parameters
     ----------
@@ -120,17 +93,37 @@ def score_files(
         has ``"label"``, the sub-folder that an image lies in.
     threshold : float, optional
         Instead of the detector's own.
+    fdr : float in (0, 1), optional
+        Select rows of all inputs together, so that at most this share of them is expected to be normal: by
+        Benjamini-Hochberg, in a second pass over the parts. Needs a calibrated detector.
+    explain : int
+        How many contributing columns to name, for families that can tell.
     mode : {"L", "RGB"}, optional
         Convert image files to grey or colour; see :class:`anomgen.data.ImageFolder`.
     maps : path, optional
         Folder for a PNG file of every image with its heat on top, see :func:`anomgen.explain.overlay`; with several
-        inputs it gets a sub-folder for each. Files found there are only replaced with `overwrite`.
+        inputs it gets a sub-folder for each. Files found there are only replaced with `overwrite`, or by the same job.
     chunk_rows : int
         Rows scored at a time; of images fewer, as memory asks for.
+    part_rows : int
+        Rows of a file of scores, and the most that a kill costs.
+    workers : int, optional
+        Threads that score, or actors of Ray; one for each core by default.
+    engine : {"local", "ray"}
+        Where rows are scored; ``"ray"`` needs the extra of that name.
+    on_bad_row : {"fail", "quarantine", "skip"}
+        What a row does that cannot be scored: end the job, or be left out and counted; under ``"quarantine"`` it is
+        listed, too.
+    max_bad_fraction : float
+        The share of bad rows at which the job gives up.
+    fail_on_drift : float, optional
+        The largest population stability index that is not `drifted`, in excess of what is expected without drift.
     overwrite : bool
-        Whether scores of an earlier job are removed from `out` first.
+        Whether scores of another job are removed from `out` first.
     progress : callable, optional
         Called with the number of rows of every chunk done.
+    log : callable, optional
+        Called with the name of an event and keyword arguments about it: ``begin``, ``part``, ``cutoff``, ``end``.
 
     Returns
     -------
@@ -140,197 +133,103 @@ def score_files(
     ------
     SchemaError
         Before the first row of any file is scored, naming file and columns that are missing or of another type.
+    ModelMismatch
+        If `out` holds scores of another model, under other options or of other inputs; a ``SchemaError``.
     ValueError
         If a cell cannot be read, naming file, row and column; or if `maps` would be among the images.
     FileExistsError
-        If `out` holds scores and `overwrite` is False, or files that are not scores; likewise if `maps` holds anything.
+        If `out` holds files that are not scores; likewise if `maps` holds anything.
+    TooManyBadRows
+        As soon as more than `max_bad_fraction` of at least 1,000 rows are bad, and at the end.
+    Interrupted
+        If the job was asked to stop before it was done.
     """
     detector = model if isinstance(model, Detector) else load(model)
     limit = float(detector.offset_ if threshold is None else threshold)
+    _check_numbers(chunk_rows, part_rows, explain, max_bad_fraction, engine)
+    _check_options(detector, limit, keep, fdr)
+    _check_abilities(detector, explain, fail_on_drift, maps is not None)
+    opened = open_inputs(detector, inputs, keep, chunk_rows, mode, on_bad_row)
+    chosen: dict[str, Any] = {"threshold": limit, "fdr": fdr, "explain": explain, "keep": list(keep), "mode": mode}
+    chosen |= {"part_rows": part_rows, "on_bad_row": on_bad_row, "maps": maps is not None}
+    header = describe_job(detector, opened, chosen)
+    if maps is not None:
+        _check_maps(Path(maps), opened, overwrite or is_begun(Path(out), header))
+    drawn = None if maps is None else str(maps)
+    options = Options(limit, explain, on_bad_row == "quarantine", drawn, several=len(opened) > 1)
+    plan = make_plan(opened, part_rows)
+    with _stopping() as stop:
+        manifest = open_output(Path(out), header, overwrite)
+        run = Run(detector, plan, Path(out), manifest, options, max_bad_fraction, log or _silent)
+        run.score(import_module(ENGINES[engine]).score_units, workers, stop, progress)
+        if fdr is not None:
+            run.select(fdr, stop)
+        return run.finish(fail_on_drift)
+
+
+def _silent(*_: Any, **__: Any) -> None:
+    pass
+
+
+@contextmanager
+def _stopping() -> Iterator[Callable[[], bool]]:
+    """Whether a signal asked the job to stop. The second one acts as it would without the block.
+
+    Only the main thread is told of signals; in others the answer is no.
+    """
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+    before = {number: signal.getsignal(number) or signal.SIG_DFL for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def ask(number: int, _: Any) -> None:
+        asked.set()
+        signal.signal(number, before[signal.Signals(number)])
+
+    for number in before:
+        signal.signal(number, ask)
+    try:
+        yield asked.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _check_options(detector: Detector, limit: float, keep: Sequence[str], fdr: float | None) -> None:
     taken = [name for name in keep if name in RESULTS]
     if taken:
         raise ValueError(f"keep={list(keep)}: {taken[0]!r} is a column of the output already; rename it in the input")
-    if maps is not None and image_encoder(detector) is None:
-        raise ValueError("maps= are of images, and the detector was fitted on a table")
-    on_bad: OnBad = "fail" if image_encoder(detector) is None else "quarantine"
-    parts = open_inputs(detector, inputs, keep, chunk_rows, mode, on_bad)
-    if maps is not None:
-        _check_maps(Path(maps), parts, overwrite)
-    folder = _empty_folder(Path(out), overwrite)
-    tally, files, began = _Tally(), [], time.perf_counter()
-    bad: list[tuple[str, ...]] = []
-    for part, output in zip(parts, _outputs(parts), strict=True):
-        rows, flagged, before = tally.rows, tally.flagged, len(bad)
-        drawn = None if maps is None else Path(maps, output.removesuffix(".parquet")) if len(parts) > 1 else Path(maps)
-        tables = _scored(detector, part, limit, tally, drawn, progress, bad)
-        write_whole(folder / output, partial(_write, tables))
-        files.append(ScoredFile(part.name, output, tally.rows - rows, tally.flagged - flagged, len(bad) - before))
-    if bad:
-        write_whole(folder / QUARANTINE, partial(_write_bad, bad))
-    seconds = time.perf_counter() - began
-    summary = Summary(
-        rows=tally.rows,
-        flagged=tally.flagged,
-        bad=len(bad),
-        threshold=limit,
-        seconds=seconds,
-        rows_per_s=tally.rows / seconds,
-        quantiles=tally.quantiles(),
-        data_digest=detector.data_digest_,
-        files=tuple(files),
-    )
-    text = json.dumps(asdict(summary), indent=2) + "\n"
-    write_whole(folder / SUMMARY, lambda path: path.write_text(text, encoding="utf-8"))
-    return summary
-
-
-def evaluate(out: str | Path, label: str, normal: Any = 0) -> dict[str, float]:
-    """How well the scores of a job tell anomalies from normal rows.
-
-    Parameters
-    ----------
-    out : path
-        The folder that :func:`score_files` filled, with `label` among the columns kept.
-    label : str
-    normal : object
-        The label of normal rows; rows with any other are anomalies.
-
-    Returns
-    -------
-    dict
-        ``auroc``, the area under the ROC curve, and ``auprc``, the average precision of the anomalies; ``recall`` and
-        ``precision`` of the flags: the share of anomalies that is flagged, and of flagged rows that are anomalies.
-
-    Raises
-    ------
-    ValueError
-        If there are not both normal rows and anomalies.
-    """
-    import pyarrow.parquet as pq
-    from sklearn.metrics import average_precision_score, precision_score, recall_score, roc_auc_score
-
-    columns = [label, "score", "is_anomaly"]
-    tables = [pq.read_table(path, columns=columns) for path in sorted(Path(out).glob("*.parquet"))]
-    scores = np.concatenate([table["score"].to_numpy() for table in tables])
-    flagged = np.concatenate([table["is_anomaly"].to_numpy() for table in tables])
-    anomalous = np.concatenate([~is_normal(table[label].to_pandas(), normal) for table in tables])
-    if anomalous.all() or not anomalous.any():
+    if not math.isfinite(limit):
+        raise ValueError(f"threshold={limit} must be a finite number")
+    if fdr is not None and not 0 < fdr < 1:
+        raise ValueError(f"fdr={fdr!r} must be a number in (0, 1), such as 0.1")
+    if fdr is not None and not hasattr(detector, "calibration_"):
         raise ValueError(
-            f"{'no' if anomalous.all() else 'every'} row has {normal} in {label!r}: scores can only be judged by "
-            "normal rows and anomalies together"
+            "fdr= needs p-values, and the detector is not calibrated: call detector.calibrate(X_normal) with normal "
+            "rows that it was not fitted to, and save it"
         )
-    return {
-        "auroc": float(roc_auc_score(anomalous, -scores)),
-        "auprc": float(average_precision_score(anomalous, -scores)),
-        "recall": float(recall_score(anomalous, flagged)),
-        "precision": float(precision_score(anomalous, flagged, zero_division=0.0)),
-    }
 
 
-class _Tally:
-    """Counts and a uniform sample of the scores seen so far, however they are cut into chunks."""
-
-    def __init__(self) -> None:
-        self.rows = self.flagged = 0
-        self._lowest, self._highest = np.inf, -np.inf
-        self._random = np.random.default_rng(0)
-        self._keys, self._sample = np.empty(0), np.empty(0)
-
-    def add(self, scores: NDArray[np.float64], flagged: NDArray[np.bool_]) -> None:
-        self.rows += len(scores)
-        self.flagged += int(flagged.sum())
-        self._lowest = min(self._lowest, float(scores.min()))
-        self._highest = max(self._highest, float(scores.max()))
-        # Every row draws a key; the rows with the lowest ones are a uniform sample.
-        keys = np.concatenate([self._keys, self._random.random(len(scores))])
-        kept = np.argsort(keys)[:SAMPLE]
-        self._keys, self._sample = keys[kept], np.concatenate([self._sample, scores])[kept]
-
-    def quantiles(self) -> dict[str, float]:
-        between = np.quantile(self._sample, LEVELS).tolist()
-        return {"0": self._lowest, **{str(p): q for p, q in zip(LEVELS, between, strict=True)}, "1": self._highest}
+def _check_abilities(detector: Detector, explain: int, drift: float | None, maps: bool) -> None:
+    """Refuse what the detector cannot do, before the first row."""
+    lacking = explaining.missing_for_columns(detector.model_, detector.encoder_) if explain else None
+    if lacking:
+        raise ValueError(f"explain={explain}: {type(detector).__name__} cannot tell columns apart: {lacking}")
+    if drift is not None and getattr(detector, "reference_", None) is None:
+        raise ValueError("fail_on_drift= needs a model that stores what its training rows were like; fit it again")
+    if maps and image_encoder(detector) is None:
+        raise ValueError("maps= are of images, and the detector was fitted on a table")
 
 
-def _scored(
-    detector: Detector,
-    part: Input,
-    threshold: float,
-    tally: _Tally,
-    maps: Path | None,
-    progress: Callable[[int], None] | None,
-    bad: list[tuple[str, ...]],
-) -> Iterator[Any]:
-    """One Arrow table of results a chunk."""
-    import pyarrow as pa
-
-    start = 0
-    for chunk in (chunk for span in part.spans(ROW_GROUP) for chunk in part.chunks(span)):
-        bad += [(part.name, one.value, one.reason) for one in chunk.bad]
-        if chunk.rows is None:
-            continue
-        rows, kept = chunk.rows, chunk.kept
-        scores = detector.score_samples(rows)
-        flagged = scores < threshold
-        tally.add(scores, flagged)
-        end = start + len(scores)
-        yield pa.table(
-            {
-                "row": pa.array(np.arange(start, end)),
-                "source": pa.repeat(part.name, len(scores)),
-                **{name: pa.array(values, from_pandas=True) for name, values in kept.items()},
-                "score": scores,
-                "is_anomaly": flagged,
-            }
-        )
-        if maps is not None:
-            _draw(detector, rows, maps, kept.get("file", [f"{row}.png" for row in range(start, end)]))
-        start = end
-        if progress is not None:
-            progress(len(scores))
-
-
-def _draw(detector: Detector, images: Any, folder: Path, names: Sequence[str]) -> None:
-    """A picture of every image with its heat on top; those of other formats keep their ending before that of PNG."""
-    from anomgen.explain import save_overlays
-
-    encoder = image_encoder(detector)
-    assert encoder is not None
-    files = [name if name.lower().endswith(".png") else f"{name}.png" for name in names]
-    save_overlays(folder, encoder.levels(images), detector.score_map(images), files)
-
-
-def _write(tables: Iterable[Any], path: Path) -> None:
-    """Write tables of any height in row groups of one height."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    tables = iter(tables)
-    held = next(tables)
-    with pq.ParquetWriter(path, held.schema, compression="zstd") as writer:
-        for table in tables:
-            held = pa.concat_tables([held, table.cast(held.schema)])
-            while len(held) >= ROW_GROUP:
-                writer.write_table(held.slice(0, ROW_GROUP).combine_chunks(), ROW_GROUP)
-                held = held.slice(ROW_GROUP)
-        if len(held):
-            writer.write_table(held.combine_chunks(), ROW_GROUP)
-
-
-def _write_bad(bad: Sequence[tuple[str, ...]], path: Path) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("source", *BadFile._fields), *bad])
-
-
-def _outputs(parts: Sequence[Input]) -> list[str]:
-    """A name for every output: that of its input, numbered where two inputs have the same."""
-    names: list[str] = []
-    for part in parts:
-        stem, number = part.stem, 1
-        while f"{stem}.parquet" in names:
-            number += 1
-            stem = f"{part.stem}-{number}"
-        names.append(f"{stem}.parquet")
-    return names
+def _check_numbers(chunk_rows: int, part_rows: int, explain: int, max_bad_fraction: float, engine: str) -> None:
+    for name, value, least in (("chunk_rows", chunk_rows, 1), ("part_rows", part_rows, 1), ("explain", explain, 0)):
+        if value < least:
+            raise ValueError(f"{name}={value} must be at least {least}")
+    if not 0 <= max_bad_fraction <= 1:
+        raise ValueError(f"max_bad_fraction={max_bad_fraction!r} must be in [0, 1]")
+    if engine not in ENGINES:
+        raise ValueError(f"engine={engine!r} must be one of {', '.join(map(repr, ENGINES))}")
 
 
 def _check_maps(folder: Path, parts: Sequence[Input], overwrite: bool) -> None:
@@ -346,31 +245,3 @@ def _check_maps(folder: Path, parts: Sequence[Input], overwrite: bool) -> None:
         raise FileExistsError(
             f"{folder} exists and is not empty; name another folder for the maps, or ask to overwrite"
         )
-
-
-def _empty_folder(folder: Path, overwrite: bool) -> Path:
-    """A folder without files: made, or cleared of the scores of an earlier job."""
-    if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"{folder} is a file; name a folder for the scores")
-    found = sorted(folder.iterdir()) if folder.exists() else []
-    foreign = [path for path in found if not _is_ours(path)]
-    if foreign:
-        raise FileExistsError(f"{folder} holds {foreign[0].name}, which is not the output of a scoring job")
-    if found and not overwrite:
-        raise FileExistsError(f"{folder} holds the scores of an earlier job; name another folder, or ask to overwrite")
-    for path in found:
-        path.unlink()
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def _is_ours(path: Path) -> bool:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    if path.name in (SUMMARY, QUARANTINE) or path.name.endswith(".partial"):
-        return True
-    try:
-        return path.suffix == ".parquet" and set(RESULTS) <= set(pq.read_schema(path).names)
-    except (pa.ArrowInvalid, OSError):
-        return False

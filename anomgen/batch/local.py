@@ -63,7 +63,7 @@ def score_units(
     with runtime.threads(1):
         pool = ThreadPoolExecutor(workers, "anomgen-score", torch.set_num_threads, (1,))
         ahead: deque[tuple[Piece | End, Future[Scored] | None]] = deque()
-        writer = _Writer(folder, options)
+        writer = _Writer(detector, folder, options)
         try:
             for event in _events(units, done, stop):
                 task = pool.submit(score_piece, detector, event, options) if isinstance(event, Piece) else None
@@ -98,7 +98,8 @@ def _events(units: Sequence[Unit], done: Collection[str], stop: Callable[[], boo
 class _Writer:
     """Writes scored chunks, which come in order, to the part they belong to."""
 
-    def __init__(self, folder: Path, options: Options) -> None:
+    def __init__(self, detector: Detector, folder: Path, options: Options) -> None:
+        self.detector = detector
         self.folder = folder
         self.options = options
         self._part: PartWriter | None = None
@@ -115,4 +116,4 @@ class _Writer:
                 progress(event.chunk.seen)
         else:
             self._part = None
-            yield part.finish(event.last, empty_table(event.part))
+            yield part.finish(event.last, empty_table(self.detector, event.part, self.options))

@@ -11,6 +11,7 @@ from anomgen.batch.plan import Part
 from anomgen.batch.scoring import Scored
 from anomgen.batch.whole import arriving, sha256
 from anomgen.data.bad import Bad
+from anomgen.drift import Counter
 
 ROW_GROUP = 131_072
 """Rows of a Parquet row group, which bound the memory of a reader."""
@@ -60,10 +61,10 @@ class Record:
         """As a line of the manifest."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
-    def is_whole(self, folder: Path) -> bool:
-        """Whether the files are there as they were written."""
-        wanted = {folder / self.part: self.sha256, folder / QUARANTINE / self.part: self.quarantine}
-        return all(sum_ is None or (path.is_file() and sha256(path) == sum_) for path, sum_ in wanted.items())
+    def is_whole(self, folder: Path, known: str) -> bool:
+        """Whether the files are there as they were written: that of scores with the sha256 `known`."""
+        wanted = {folder / self.part: known, folder / QUARANTINE / self.part: self.quarantine}
+        return all(one is None or (path.is_file() and sha256(path) == one) for path, one in wanted.items())
 
 
 class PartWriter:
@@ -84,6 +85,7 @@ class PartWriter:
         self._tables: list[Any] = []
         self._bad: list[Bad] = []
         self._flagged = 0
+        self._drift: dict[str, Any] | None = None
 
     def add(self, scored: Scored) -> None:
         """Take the next rows."""
@@ -92,6 +94,8 @@ class PartWriter:
             return
         self._tables.append(scored.table)
         self._flagged += scored.flagged
+        if scored.drift is not None:
+            self._drift = scored.drift if self._drift is None else Counter.merge([self._drift, scored.drift])
 
     def finish(self, last: bool, empty: Any) -> Record:
         """Write the files of the part; `empty` is a table without rows, for a part that has none."""
@@ -107,6 +111,7 @@ class PartWriter:
             last=last,
             sha256=write_table(table, self.folder / self.part.name),
             quarantine=listed,
+            drift=self._drift,
         )
 
     def _count_bad(self, rows: int) -> int:

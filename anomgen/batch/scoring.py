@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
+from anomgen import calibrate
 from anomgen.batch.chunks import Chunk
 from anomgen.batch.plan import Part, Piece
 from anomgen.batch.schema import image_encoder
 from anomgen.data.bad import Bad
 from anomgen.detector import Detector
+from anomgen.explain import top_contributors
 
 RESULTS = ("row", "source", "score", "p_value", "is_anomaly", "top_features", "selected")
 """Columns that a job writes; no column to keep may have one of these names."""
@@ -26,15 +29,21 @@ class Options:
     ----------
     threshold : float
         Rows with a lower score are flagged.
+    explain : int
+        How many of the columns that contribute most are named.
     quarantine : bool
         Whether bad rows are listed in a file.
     maps : str or None
         Folder for pictures of heat.
+    several : bool
+        Whether every input has a sub-folder there.
     """
 
     threshold: float
+    explain: int = 0
     quarantine: bool = False
     maps: str | None = None
+    several: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,11 +56,14 @@ class Scored:
         None where all rows are bad.
     flagged : int
     bad : list of Bad
+    drift : dict or None
+        State of a counter of these rows, where the model knows how its training rows were.
     """
 
     table: Any
     flagged: int
     bad: list[Bad]
+    drift: dict[str, Any] | None
 
 
 def score_piece(detector: Detector, piece: Piece, options: Options) -> Scored:
@@ -64,21 +76,46 @@ def score_piece(detector: Detector, piece: Piece, options: Options) -> Scored:
     """
     part, chunk = piece
     if not len(chunk.numbers):
-        return Scored(None, 0, chunk.bad)
+        return Scored(None, 0, chunk.bad, None)
     try:
         scores = detector.score_samples(chunk.rows)
     except ValueError as error:
         raise ValueError(f"{part.source}, rows from {chunk.numbers[0]:,} on: {error}") from error
     if options.maps is not None:
-        _draw(detector, part, chunk, Path(options.maps))
-    table = _table(part, chunk, {"score": scores, "is_anomaly": scores < options.threshold})
-    return Scored(table, int((scores < options.threshold).sum()), chunk.bad)
+        _draw(detector, chunk, Path(options.maps, part.stem) if options.several else Path(options.maps))
+    table = _table(part, chunk, _columns(detector, chunk.rows, scores, options))
+    return Scored(table, int((scores < options.threshold).sum()), chunk.bad, _count(detector, chunk.rows, scores))
 
 
-def empty_table(part: Part) -> Any:
-    """The table of a part without rows: what it would hold beside the scores, and which type, no row has told."""
+def empty_table(detector: Detector, part: Part, options: Options) -> Any:
+    """The table of a part without rows, and without the columns to keep: no row has told their types."""
     chunk = Chunk(np.empty(0, np.int64), None, {}, [], 0)
-    return _table(part, chunk, {"score": np.empty(0), "is_anomaly": np.empty(0, bool)})
+    return _table(part, chunk, _columns(detector, None, np.empty(0), options))
+
+
+def _columns(detector: Detector, rows: Any, scores: NDArray[np.float64], options: Options) -> dict[str, Any]:
+    """What is told of every row."""
+    import pyarrow as pa
+
+    columns: dict[str, Any] = {"score": scores}
+    if hasattr(detector, "calibration_"):
+        ranks = detector.ranks(rows, scores=scores) if len(scores) else np.empty(0, np.int64)
+        columns["p_value"] = calibrate.levels(len(detector.calibration_))[ranks]
+    columns["is_anomaly"] = scores < options.threshold
+    if options.explain:
+        names = top_contributors(detector.contributions(rows), options.explain) if len(scores) else []
+        columns["top_features"] = pa.array(names, pa.list_(pa.string()))
+    return columns
+
+
+def _count(detector: Detector, rows: Any, scores: NDArray[np.float64]) -> dict[str, Any] | None:
+    """What tells whether these rows look like those of the training."""
+    reference = getattr(detector, "reference_", None)
+    if reference is None:
+        return None
+    counter = reference.counter()
+    counter.add(rows, scores)
+    return cast("dict[str, Any]", counter.state())
 
 
 def _table(part: Part, chunk: Chunk, columns: dict[str, Any]) -> Any:
@@ -90,7 +127,7 @@ def _table(part: Part, chunk: Chunk, columns: dict[str, Any]) -> Any:
     return pa.table({"row": chunk.numbers, "source": source, **kept, **columns})
 
 
-def _draw(detector: Detector, part: Part, chunk: Chunk, folder: Path) -> None:
+def _draw(detector: Detector, chunk: Chunk, folder: Path) -> None:
     """A picture of every image with its heat on top; those of other formats keep their ending before that of PNG."""
     from anomgen.explain import save_overlays
 
@@ -98,4 +135,4 @@ def _draw(detector: Detector, part: Part, chunk: Chunk, folder: Path) -> None:
     assert encoder is not None
     names = chunk.kept.get("file", [f"{row}.png" for row in chunk.numbers])
     files = [name if name.lower().endswith(".png") else f"{name}.png" for name in names]
-    save_overlays(folder / part.stem, encoder.levels(chunk.rows), detector.score_map(chunk.rows), files)
+    save_overlays(folder, encoder.levels(chunk.rows), detector.score_map(chunk.rows), files)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -26,9 +27,10 @@ def score(
     mode: Mode = None,
     maps: Path | None = None,
     chunk_rows: Annotated[int, Parameter(validator=AT_LEAST_ONE)] = 65_536,
+    on_bad_row: Literal["fail", "quarantine", "skip"] = "fail",
     overwrite: Annotated[bool, Flags] = False,
 ) -> None:
-    """Score the rows of files, however large, into one Parquet file each.
+    """Score the rows of files, however large, into Parquet files; started again, go on where it was stopped.
 
     Parameters
     ----------
@@ -53,8 +55,11 @@ def score(
         Folder for a picture of every image that shows where it is unusual.
     chunk_rows
         Rows held in memory at a time; changes no score.
+    on_bad_row
+        What a row does, or an image file, that cannot be scored: end the job, be left out and listed in _quarantine/
+        below --out, or be left out.
     overwrite
-        Remove the scores of an earlier job first.
+        Remove the scores of another job first.
     """
     if not inputs:
         raise UsageError("score: name at least one file to score")
@@ -74,6 +79,7 @@ def score(
             mode=mode,
             maps=maps,
             chunk_rows=chunk_rows,
+            on_bad_row=on_bad_row,
             overwrite=overwrite,
             progress=progress,
         )
@@ -83,9 +89,10 @@ def score(
         {
             "scored": f"{summary.rows:,} rows, {summary.rows_per_s:,.0f} rows/s",
             "flagged": share(summary.flagged, summary.rows),
-            "unreadable": f"{summary.bad:,} files, see {out / QUARANTINE}" if summary.bad else None,
+            "bad": f"{summary.bad:,} rows left out" if summary.bad else None,
+            "listed": out / QUARANTINE if summary.bad and on_bad_row == "quarantine" else None,
             "threshold": f"{summary.threshold:.6g} {unit}".rstrip(),
-            "median score": f"{summary.quantiles['0.5']:.6g} {unit}".rstrip(),
+            "median score": f"{summary.quantiles.get('0.5', math.nan):.6g} {unit}".rstrip(),
             "AUROC": f"{quality['auroc']:.4f}" if quality else None,
             "AUPRC": f"{quality['auprc']:.4f}" if quality else None,
             "caught": f"{quality['recall']:.1%} of the anomalies" if quality else None,
