@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 import re
-import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,8 +15,11 @@ from numpy.typing import NDArray
 
 from anomgen.batch.inputs import FOLDER_COLUMN, Mode, image_inputs
 from anomgen.batch.schema import image_encoder
-from anomgen.data import ImageFolder, open_source, read_label, read_table
+from anomgen.batch.whole import write_whole
+from anomgen.data import FileRows, ImageFolder, open_source, read_label, read_table
 from anomgen.data.files import Paths, find_files
+from anomgen.data.labels import is_normal, none_normal
+from anomgen.data.passing import decoded_bytes
 from anomgen.detector import Detector
 
 
@@ -28,6 +31,7 @@ def read_training_rows(
     size: int | tuple[int, int] | None = None,
     mode: Mode = None,
     on_bad: Literal["fail", "quarantine"] = "fail",
+    memory: float = math.inf,
 ) -> Any:
     """Rows to fit a detector on, without their label.
 
@@ -41,10 +45,13 @@ def read_training_rows(
         Keep only the rows with this label; ``"0"``, ``0``, ``0.0`` and ``False`` are the same one.
     size, mode, on_bad
         For a folder of images; see :class:`anomgen.data.ImageFolder`.
+    memory : float
+        Bytes of rows that are read whole. Tables that would take more of them, once decoded, are not read: a detector
+        fits to them as they pass by.
 
     Returns
     -------
-    DataFrame, ndarray from npz and IDX files, or ImageFolder
+    DataFrame, ndarray from npz and IDX files, ImageFolder, or FileRows for tables larger than `memory`
 
     Raises
     ------
@@ -57,18 +64,19 @@ def read_training_rows(
     if images is not None:
         rows: Any = ImageFolder(images, size=size, mode=mode, on_bad=on_bad)
         labels = _folders(rows, label)
+    elif (source := open_source(path)).names and decoded_bytes(source) > memory:
+        return FileRows(source, label, normal)
     elif label is None:
-        return read_table(path)
+        return source.read()
     else:
         labels = read_label(path, label)
-        names = open_source(path).names
+        names = source.names
         rows = read_table(path, [name for name in names if name != label] if names else None)
     if normal is None:
         return rows
     kept = np.flatnonzero(is_normal(labels, normal))
     if not len(kept):
-        found = ", ".join(map(str, pd.unique(pd.Series(labels)).tolist()[:10]))
-        raise ValueError(f"no row has {normal} in {label!r}, which holds {found}")
+        raise none_normal(labels, str(label), normal)
     if isinstance(rows, ImageFolder):
         return rows.take(kept)
     return rows.iloc[kept].reset_index(drop=True) if isinstance(rows, pd.DataFrame) else rows[kept]
@@ -98,18 +106,6 @@ def _folders(images: ImageFolder, label: str | None) -> Any:
             f"{images.path} has no column {label!r}: a folder of images has {FOLDER_COLUMN!r}, its sub-folders"
         )
     return [""] * len(images) if images.labels is None else images.labels
-
-
-def is_normal(labels: Any, normal: Any) -> NDArray[np.bool_]:
-    """Which labels equal `normal`, as text or as numbers: ``"0"`` equals ``0``, ``0.0`` and ``False``."""
-    texts = pd.Series(labels).astype(object).map(_text)
-    wanted = {"true": "1", "false": "0"}.get(_text(normal).lower(), _text(normal))
-    number = pd.to_numeric(wanted, errors="coerce")
-    return np.asarray((texts == _text(normal)) | (pd.to_numeric(texts, errors="coerce") == number), dtype=bool)
-
-
-def _text(value: Any) -> str:
-    return str(int(value)) if isinstance(value, bool | np.bool_) else str(value).strip()
 
 
 def write_rows(rows: Any, path: str | Path, detector: Detector | None = None) -> None:
@@ -149,16 +145,6 @@ def write_rows(rows: Any, path: str | Path, detector: Detector | None = None) ->
     if not whole and not isinstance(rows, pd.DataFrame):
         rows = pd.DataFrame(np.asarray(rows)).add_prefix("x")
     write_whole(target, partial(writers[target.suffix], rows))
-
-
-def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` fill a hidden file or folder beside `path`, and give it that name when it is complete."""
-    arriving = path.with_name(f".{path.name}.partial")
-    try:
-        write(arriving)
-        arriving.replace(path)
-    finally:
-        shutil.rmtree(arriving) if arriving.is_dir() else arriving.unlink(missing_ok=True)
 
 
 def _clear(folder: Path) -> None:

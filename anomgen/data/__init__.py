@@ -13,6 +13,7 @@ from anomgen.data.catalog import (
     read_card,
 )
 from anomgen.data.images import BadFile, ImageFolder
+from anomgen.data.passing import FileRows
 from anomgen.data.payments import make_payments
 from anomgen.data.pixels import BadImage
 from anomgen.data.sources import Source, open_source, read_label, read_table
@@ -24,6 +25,7 @@ __all__ = [
     "ChecksumError",
     "Dataset",
     "DatasetNotFound",
+    "FileRows",
     "ImageFolder",
     "Source",
     "cards",

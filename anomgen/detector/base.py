@@ -16,7 +16,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from anomgen import persist, runtime
-from anomgen.detector import fitting, state
+from anomgen.detector import fitting, state, streaming
 from anomgen.detector.calibration import Calibrated
 from anomgen.detector.checks import takes_images, validated
 from anomgen.detector.insight import Insight
@@ -90,7 +90,8 @@ class Detector(Calibrated, Insight, OutlierMixin, BaseEstimator):  # type: ignor
     history_ : list of dict
         One entry a check: nats, learning rate, rows/s.
     n_epochs_, best_epoch_ : int
-        Epochs done, and the one whose averaged weights were kept.
+        Epochs done, and the one whose averaged weights were kept. Where passes over the rows are few and long, an epoch
+        is a part of one.
     converged_ : bool
         Whether the model found nothing wrong with its training; otherwise a ``ConvergenceWarning`` has said what.
     score_quantiles_ : ndarray of shape (1001,)
@@ -158,7 +159,8 @@ class Detector(Calibrated, Insight, OutlierMixin, BaseEstimator):  # type: ignor
         X : frame or array of shape (n, p), or images
             Rows taken for normal. Frames may hold numbers, booleans, dates, text levels and missing values. Images are
             an array of shape ``(n, h, w)``, ``(n, h, w, c)`` or ``(n, c, h, w)``, a list of arrays, a source, or flat
-            rows with `image_shape`.
+            rows with `image_shape`. Of files opened with :func:`anomgen.data.open_source` at most 200,000 rows, drawn
+            evenly, are held in memory; they are what the model is solved for.
         y : ignored
         X_val : frame or array, optional
             Rows to hold out; by default a share of `X`.
@@ -171,6 +173,8 @@ class Detector(Calibrated, Insight, OutlierMixin, BaseEstimator):  # type: ignor
         return self._fit(X, y, None, X_val)
 
     def _fit(self, X: Any, y: Any, sample_weight: Any, X_val: Any) -> Self:
+        if streaming.passes_by(X):
+            X = streaming.sample_of(self, X)
         images = takes_images(self, X, True)
         X, weight = fitting.prepare(self, X, y, sample_weight, reset=True, minimum=2)
         held_out = None if X_val is None else validated(self, X_val, reset=False, minimum=1, images=images)

@@ -151,12 +151,32 @@ def _check_names(detector: Any, frame: pd.DataFrame) -> None:
         )
 
 
+class FrameDigest:
+    """The sha256 of a frame that comes in pieces, however it is cut."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+        self._begun = False
+
+    def add(self, x: pd.DataFrame) -> None:
+        """Go on with these rows."""
+        if not self._begun:
+            self._digest.update(",".join(map(str, x.columns)).encode())
+            self._begun = True
+        hashed = pd.util.hash_pandas_object(x.astype({c: str for c in x if x[c].dtype == object}), index=False)
+        self._digest.update(hashed.to_numpy().tobytes())
+
+    def hexdigest(self) -> str:
+        """The digest of all rows so far."""
+        return self._digest.hexdigest()
+
+
 def data_digest(x: Any) -> str:
     """The sha256 of rows, whatever their container: of their bytes, or of pandas' row hashes."""
     if isinstance(x, pd.DataFrame):
-        names = ",".join(map(str, x.columns)).encode()
-        hashed = pd.util.hash_pandas_object(x.astype({c: str for c in x if x[c].dtype == object}), index=False)
-        return hashlib.sha256(names + hashed.to_numpy().tobytes()).hexdigest()
+        digest = FrameDigest()
+        digest.add(x)
+        return digest.hexdigest()
     shape = f"{x.dtype}{x.shape}".encode()
     plain = x.astype(str) if x.dtype == object else x
     return hashlib.sha256(shape + np.ascontiguousarray(plain).tobytes()).hexdigest()

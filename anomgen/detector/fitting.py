@@ -26,7 +26,7 @@ from anomgen.drift import Reference
 from anomgen.encode import Encoded, JointEncoder, TableEncoder, image_encoder
 from anomgen.generative import GenerativeModel, Rows, Space
 from anomgen.statistic import MAX_ROWS, Statistic, check_abilities, log_likelihood, make_statistic
-from anomgen.train import Run, Trainer, usual_noise
+from anomgen.train import Passes, Run, Trainer, usual_noise
 
 if TYPE_CHECKING:
     from anomgen.detector.base import Detector
@@ -96,6 +96,18 @@ def learn(detector: Detector, X: Any, weight: Array | None, X_val: Any) -> None:
     held_weight = weight[held] if weight is not None and len(held) else None
     judged = (fitted if held_out is None else held_out, rows)
     _train(detector, fitted, None if weight is None else weight[train], held_out, held_weight, judged)
+
+
+def rows_used(detector: Detector, n: int) -> int:
+    """Rows of `n` that the detector's schedule looks at."""
+    return Trainer(**_options(detector)).rows_used(n)
+
+
+def learn_passing(detector: Detector, rows: Passes, held_out: Encoded | None, sample: Any, scored: Encoded) -> None:
+    """Train on rows that pass by; what takes one look comes from a `sample` of them, encoded as `scored`."""
+    detector.reference_ = Reference.of(detector.encoder_, sample, None)
+    detector.history_ = []
+    _train(detector, rows, None, held_out, None, (rows.sample if held_out is None else held_out, scored))
 
 
 def learn_piece(detector: TrainedDetector, stream: Stream) -> None:
@@ -235,7 +247,7 @@ def _options(detector: Detector) -> dict[str, Any]:
 
 def _train(
     detector: Detector,
-    rows: Encoded,
+    rows: Encoded | Passes,
     weight: Array | None,
     held_out: Encoded | None,
     held_weight: Array | None,
@@ -261,9 +273,11 @@ def _train(
         detector.converged_ = not complaints
         for complaint in complaints:
             warnings.warn(f"{type(detector).__name__}: {complaint}", ConvergenceWarning, stacklevel=2)
-        folded = _folded_scores(detector, rows, weight) if held_out is None and piece is None else None
-        _train_second(detector, trainer, detector.statistic_, rows, weight)
-        _conclude(detector, rows, *judged, folded, held_out is not None)
+        known = rows if isinstance(rows, Encoded) else rows.sample
+        alone = known is rows and held_out is None and piece is None
+        folded = _folded_scores(detector, known, weight) if alone else None
+        _train_second(detector, trainer, detector.statistic_, known, weight)
+        _conclude(detector, known, *judged, folded, held_out is not None)
 
     trainer = Trainer(**(_options(detector) | (piece or {})))
     trainer.fit(

@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from anomgen.detector import fitting
+from anomgen.detector import fitting, streaming
 from anomgen.detector.base import Auto, Detector
 from anomgen.detector.checks import takes_images, validated
 from anomgen.detector.stream import Stream
@@ -58,8 +58,10 @@ class TrainedDetector(Detector):
 
         Parameters
         ----------
-        X : frame or array of shape (n, p)
-            Rows taken for normal. Frames may hold numbers, booleans, dates, text levels and missing values.
+        X : frame or array of shape (n, p), or source
+            Rows taken for normal. Frames may hold numbers, booleans, dates, text levels and missing values. Files
+            opened with :func:`anomgen.data.open_source` are not held in memory: they are passed over as often as the
+            schedule asks, see :class:`anomgen.data.FileRows`.
         y : array of shape (n,), optional
             Labels, used where they are a condition; ignored otherwise.
         sample_weight : array of shape (n,), optional
@@ -74,6 +76,10 @@ class TrainedDetector(Detector):
         FloatingPointError
             If training diverges twice in a row.
         """
+        if streaming.passes_by(X):
+            self._stream = None
+            streaming.fit(self, X, y, sample_weight, X_val)
+            return self
         continued = self.warm_start and hasattr(self, "model_")
         images = takes_images(self, X, True)
         X, weight = fitting.prepare(self, X, y, sample_weight, reset=not continued, minimum=2)

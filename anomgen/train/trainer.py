@@ -168,6 +168,11 @@ class Trainer:
             raise
         return run
 
+    def rows_used(self, n: int) -> int:
+        """Rows of `n` that the schedule looks at: all, unless there are so many that it ends within the first pass."""
+        plan = Plan.make(self.max_epochs, self.batch_size, n, constant=False)
+        return min(n, plan.steps * -(-n // plan.batches))
+
     def _solve(
         self,
         run: Run,
