@@ -72,6 +72,21 @@ def test_a_table_of_every_kind_of_column(tracking_uri: str, mixed: pd.DataFrame,
         model.predict(mixed.assign(visits=["1", "2", "3", "many", *["4"] * 296]))
 
 
+def test_a_calibrated_model_tells_p_values(numbers: np.ndarray, tmp_path: Path) -> None:
+    detector = tiny(contamination=0.1).fit(numbers[:200])
+    answers = {}
+    for name, options in {"split": {}, "folds": {"folds": 2}}.items():
+        detector.calibrate(numbers if options else numbers[200:], **options)
+        tracking.save_model(detector, tmp_path / name)
+        model = mlflow.pyfunc.load_model(str(tmp_path / name))
+        assert [column.name for column in model.metadata.signature.outputs] == ["score", "p_value", "is_anomaly"]
+        answers[name] = model.predict(numbers)
+        assert np.array_equal(answers[name]["score"], detector.score_samples(numbers))
+        assert np.array_equal(answers[name]["p_value"], detector.p_values(numbers))
+        assert np.array_equal(answers[name]["is_anomaly"], detector.predict(numbers) == -1)
+    assert not np.array_equal(answers["split"]["p_value"], answers["folds"]["p_value"])
+
+
 def test_columns_named_by_numbers(tracking_uri: str, numbers: np.ndarray) -> None:
     frame = pd.DataFrame(numbers, columns=[3, 1, 2])
     detector = tiny().fit(frame)

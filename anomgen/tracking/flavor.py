@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from anomgen import calibrate
 from anomgen.detector import Detector
 from anomgen.encode import image_encoder
 from anomgen.families import load
@@ -161,12 +162,14 @@ def load_model(model_uri: str) -> Detector:
 
 
 def signature_of(detector: Detector) -> ModelSignature:
-    """The columns that a fitted detector takes, and the two that its MLflow model returns.
+    """The columns that a fitted detector takes, and those that its MLflow model returns.
 
     Floating-point columns are doubles, text is string, dates without a time zone are datetime. Every other column may
     hold anything, because MLflow would refuse harmless variants of it (whole numbers for an integer column with a
     missing value, levels that arrive as text): the detector checks it itself. Images are a tensor of the training
     images' type and shape.
+
+    Returned are ``score``, ``p_value`` if the detector is calibrated, and ``is_anomaly``.
     """
     import numpy as np
     from mlflow.models import ModelSignature
@@ -183,12 +186,14 @@ def signature_of(detector: Detector) -> ModelSignature:
             ColSpec(_column_type(dtype), str(name) if named else None)
             for name, dtype in zip(encoder.names_, encoder.dtypes_, strict=True)
         ]
-    results: list[ColSpec | TensorSpec] = [ColSpec("double", "score"), ColSpec("boolean", "is_anomaly")]
+    numbers = ("score", "p_value") if _is_calibrated(detector) else ("score",)
+    results: list[ColSpec | TensorSpec] = [ColSpec("double", name) for name in numbers]
+    results.append(ColSpec("boolean", "is_anomaly"))
     return ModelSignature(Schema(columns), Schema(results))
 
 
 class Scorer:
-    """What ``mlflow.pyfunc`` and ``mlflow models serve`` hold: rows in, their scores and predictions out."""
+    """What ``mlflow.pyfunc``, ``mlflow models serve`` and Spark hold: rows in, scores and decisions out."""
 
     def __init__(self, detector: Detector) -> None:
         self.detector = detector
@@ -199,7 +204,8 @@ class Scorer:
         Returns
         -------
         DataFrame
-            ``score`` in nats, the higher, the more normal, and ``is_anomaly``.
+            ``score`` in nats, the higher, the more normal; ``p_value``, the share of normal rows that score as low,
+            if the detector was calibrated before it was saved; and ``is_anomaly``, what the threshold says.
         """
         import numpy as np
         import pandas as pd
@@ -210,13 +216,20 @@ class Scorer:
         elif isinstance(rows, pd.DataFrame):
             # MLflow names columns by text only.
             rows = rows.rename(columns={str(name): name for name in encoder.names_})
-        scores = self.detector.score_samples(rows)
-        return pd.DataFrame({"score": scores, "is_anomaly": scores < self.detector.offset_})
+        columns = {"score": self.detector.score_samples(rows)}
+        if _is_calibrated(self.detector):
+            levels = calibrate.levels(len(self.detector.calibration_))
+            columns["p_value"] = levels[self.detector.ranks(rows, scores=columns["score"])]
+        return pd.DataFrame({**columns, "is_anomaly": columns["score"] < self.detector.offset_})
 
 
 def _load_pyfunc(path: str) -> Scorer:
     """What MLflow calls to load the python_function flavor."""
     return Scorer(load(path))
+
+
+def _is_calibrated(detector: Detector) -> bool:
+    return hasattr(detector, "calibration_")
 
 
 def _column_type(dtype: Any) -> Any:

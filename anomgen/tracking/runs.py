@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from anomgen.detector.state import versions
 from anomgen.tracking.flavor import log_model
+from anomgen.tracking.store import chosen_store, experiment_id
 from anomgen.train import Callback, Run, default_callbacks
 
 FLUSH_SECONDS = 5.0
@@ -107,7 +107,7 @@ class MLflowCallback(Callback):
         """Start a run, or join the active one, and log what is known before the first epoch."""
         import mlflow
 
-        store = _store(self.tracking_uri)
+        store = chosen_store(self.tracking_uri)
         store.__enter__()
         try:
             earlier = self._earlier(run)
@@ -181,7 +181,7 @@ class MLflowCallback(Callback):
         if active is not None and CLASS_TAG not in mlflow.get_run(active.info.run_id).data.tags:
             return False
         mlflow.start_run(
-            run_name=self.run_name, experiment_id=_experiment_id(self.experiment), nested=active is not None
+            run_name=self.run_name, experiment_id=experiment_id(self.experiment), nested=active is not None
         )
         return True
 
@@ -282,28 +282,3 @@ def _flush(session: _Session, run: Run) -> None:
     for start in range(0, len(metrics), BATCH_LIMIT):
         client.log_batch(session.run_id, metrics=metrics[start : start + BATCH_LIMIT])
     session.sent, session.flushed = len(run.history), time.monotonic()
-
-
-@contextmanager
-def _store(uri: str | None) -> Iterator[None]:
-    """Make `uri` MLflow's tracking store inside the block."""
-    import mlflow
-
-    if uri is None:
-        yield
-        return
-    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
-    mlflow.set_tracking_uri(uri)
-    try:
-        yield
-    finally:
-        mlflow.set_tracking_uri(before)  # type: ignore[arg-type]
-
-
-def _experiment_id(name: str | None) -> str | None:
-    import mlflow
-
-    if name is None:
-        return None
-    found = mlflow.get_experiment_by_name(name)
-    return str(mlflow.create_experiment(name) if found is None else found.experiment_id)
