@@ -38,9 +38,8 @@ class Insight:
         ----------
         X : frame or array of shape (n, p)
         relative : bool
-            Whether what a column costs in the median of the training rows is taken off, so that columns compare:
-            small units make numbers costly in every row. Rows then sum to minus ``log p(x)`` less the same constant
-            for all; otherwise to minus ``log p(x)``.
+            Whether what a column usually costs is taken off, the median of held-out rows: small units make a number
+            costly in every row. Columns then compare: 0 is nothing unusual. Otherwise rows sum to minus ``log p(x)``.
 
         Returns
         -------
@@ -63,15 +62,13 @@ class Insight:
         if lacking:
             raise ValueError(f"{type(self).__name__} cannot say what each column contributes: {lacking}")
         encoder = cast(TableEncoder, detector.encoder_)
-        found = explain.contributions(detector.model_, encoder, validated(self, X, reset=False, minimum=1))
-        if not relative:
-            return found
-        if not hasattr(self, "usual_nats_"):
+        if relative and not hasattr(self, "usual_nats_"):
             raise ValueError(
                 f"this {type(self).__name__} was saved before models knew what columns usually cost: fit it again, or "
                 "pass relative=False"
             )
-        return found - self.usual_nats_
+        X = validated(self, X, reset=False, minimum=1)
+        return explain.contributions(detector.model_, encoder, X, self.usual_nats_ if relative else None)
 
     def drift(self, X: Any) -> Drift:
         """How far rows have moved from the training rows: population stability and Kolmogorov-Smirnov.

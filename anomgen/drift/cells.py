@@ -108,7 +108,8 @@ class Cells:
             # Comparing all values with one edge after the other is several times faster than searching for the
             # interval of each.
             above = [np.count_nonzero(x > edge) for edge in self.edges.tolist()]
-            inside = -np.diff(np.array([np.count_nonzero(x == x), *above, 0], dtype=np.int64))
+            reach = np.array([np.count_nonzero(x == x), *above, 0], dtype=np.int64)
+            inside = reach[:-1] - reach[1:]
         counts = np.zeros(len(self.counts), dtype=np.int64)
         np.add.at(counts, self.places, inside)
         counts[-1] = len(x) - inside.sum()

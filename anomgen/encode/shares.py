@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,23 +11,23 @@ from anomgen.encode.rows import allocate, encode_rows
 from anomgen.encode.table import TableEncoder
 
 
-def log_det_shares(encoder: TableEncoder, x: Any, codes: bool = False) -> NDArray[np.float64]:
+def log_det_shares(encoder: TableEncoder, values: NDArray[np.float64], codes: bool = False) -> NDArray[np.float64]:
     """What each column adds to the log-determinant of each row.
 
     Parameters
     ----------
     encoder : TableEncoder
         A fitted one.
-    x : frame or ndarray of shape (n, p)
+    values : ndarray of shape (n, columns that are modelled)
+        What :meth:`TableEncoder.read` made of rows.
     codes : bool
         As in :meth:`TableEncoder.encode`.
 
     Returns
     -------
-    ndarray of shape (n, columns that are modelled)
-        In nats; rows sum to ``encoder.encode(x, codes=codes).log_det``.
+    ndarray of the shape of `values`
+        In nats; rows sum to the ``log_det`` of the encoded rows.
     """
-    values = encoder.read(x)
     shares = np.empty(values.shape)
     for j, column in enumerate(encoder.columns_):
         # The encoder of a table that has this column only says what it adds.

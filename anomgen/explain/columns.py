@@ -31,7 +31,7 @@ def missing_for_columns(model: GenerativeModel, encoder: TableEncoder | ImageEnc
     return "its rows are modelled given conditions" if isinstance(encoder, JointEncoder) else ""
 
 
-def contributions(model: GenerativeModel, encoder: TableEncoder, rows: Any) -> pd.DataFrame:
+def contributions(model: GenerativeModel, encoder: TableEncoder, rows: Any, usual: Array | None = None) -> pd.DataFrame:
     r"""What every column adds to minus the log-likelihood of every row.
 
     A column's share is :math:`-\log p(x_j \mid \text{columns before it})`, the mask for missing values and the
@@ -44,11 +44,14 @@ def contributions(model: GenerativeModel, encoder: TableEncoder, rows: Any) -> p
     encoder : TableEncoder
         The fitted one.
     rows : frame or array of shape (n, p)
+    usual : ndarray of shape (columns,), optional
+        What columns usually cost, see :func:`usual_nats`; taken off where there is a value. That of a missing one is
+        the logarithm of a probability already, which needs no other to be compared with.
 
     Returns
     -------
     DataFrame of shape (n, columns that are modelled)
-        In nats. Its rows sum to minus ``log p(x)``, up to the rounding of single precision.
+        In nats. Without `usual` its rows sum to minus ``log p(x)``, up to the rounding of single precision.
     """
     call: Any = model
     device = next((held.device for held in chain(model.parameters(), model.buffers())), torch.device("cpu"))
@@ -60,15 +63,18 @@ def contributions(model: GenerativeModel, encoder: TableEncoder, rows: Any) -> p
         return found
 
     z = torch.from_numpy(encoder.encode(rows, codes=model.codes).z)
-    nats = -log_det_shares(encoder, rows, model.codes)
+    values = encoder.read(rows)
+    nats = -log_det_shares(encoder, values, model.codes)
     found = runtime.map_rows(terms, (z,), device=device, height=height).astype(np.float64)
     for k, (j, _) in enumerate(encoder.coordinates_):
         nats[:, j] -= found[:, k]
+    if usual is not None:
+        nats -= np.where(np.isnan(values), 0.0, usual)
     return pd.DataFrame(nats, columns=[column.name for column in encoder.columns_])
 
 
 def usual_nats(model: GenerativeModel, encoder: TableEncoder, rows: Rows) -> Array:
-    """What every column usually costs: the median of its :func:`contributions`.
+    """What every column usually costs: the median of its :func:`contributions` where it has a value.
 
     Parameters
     ----------
@@ -83,7 +89,8 @@ def usual_nats(model: GenerativeModel, encoder: TableEncoder, rows: Rows) -> Arr
     """
     kept = torch.linspace(0, len(rows) - 1, min(len(rows), MAX_JUDGED)).long()
     some = encoder.decode(rows.z.cpu()[kept].numpy(), model.codes)
-    return np.asarray(contributions(model, encoder, some).median().to_numpy(), dtype=np.float64)
+    found = contributions(model, encoder, some).mask(np.isnan(encoder.read(some)))
+    return np.asarray(found.median().fillna(0.0), dtype=np.float64)
 
 
 def top_contributors(frame: pd.DataFrame, k: int) -> list[list[str]]:
