@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import logging
-import sys
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Parameter, ResultAction
 from cyclopts.config import Env, Toml
 
 from anomgen import __version__
 from anomgen.cli.exits import STOPPED, USAGE, report_error
-from anomgen.cli.fitting import fit
+from anomgen.cli.fitting import calibrate, fit
 from anomgen.cli.log import Format, event, logging_to_stderr
 from anomgen.cli.models import sample, show
 from anomgen.cli.options import Flags
 from anomgen.cli.scoring import score
 
 ENVIRONMENT = Env("ANOMGEN_", show=False)
+AS_CODE: ResultAction = "return_int_as_exit_code_else_zero"
 
 app = App(
     name="anomgen",
@@ -35,7 +35,7 @@ app = App(
     config=ENVIRONMENT,
     suppress_keyboard_interrupt=False,
 )
-for command in (fit, score, sample, show):
+for command in (fit, calibrate, score, sample, show):
     app.command(command)
 
 
@@ -45,7 +45,7 @@ def launch(
     config: Path | None = None,
     log_format: Annotated[Format | None, Parameter(env_var="ANOMGEN_LOG_FORMAT")] = None,
     debug: Annotated[bool, Flags] = False,
-) -> None:
+) -> int:
     """Run a command.
 
     Parameters
@@ -61,24 +61,27 @@ def launch(
         app.config = (ENVIRONMENT, Toml(config, must_exist=True))
     try:
         with logging_to_stderr(log_format):
-            _run(tokens, log_format, debug)
+            return _run(tokens, log_format, debug)
     finally:
         app.config = ENVIRONMENT
 
 
-def _run(tokens: tuple[str, ...], log_format: Format | None, debug: bool) -> None:
+def _run(tokens: tuple[str, ...], log_format: Format | None, debug: bool) -> int:
+    """The code to end with."""
+    shown = log_format != "json"
     try:
-        app(tokens, exit_on_error=False, print_error=log_format != "json")
+        code: int = app(tokens, exit_on_error=False, print_error=shown, result_action=AS_CODE)
+        return code
     except KeyboardInterrupt:
-        sys.exit(STOPPED)
+        return STOPPED
     except CycloptsError as error:
         if log_format == "json":
             event("failed", level=logging.ERROR, error="UsageError", message=str(error), exit_code=USAGE)
-        sys.exit(USAGE)
+        return USAGE
     except Exception as error:
         if debug:
             raise
-        sys.exit(report_error(error))
+        return report_error(error)
 
 
 def main() -> None:

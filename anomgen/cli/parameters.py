@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import math
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from difflib import get_close_matches
@@ -46,6 +48,20 @@ def parse_conditions(assignments: Iterable[str]) -> dict[str, Any]:
         For a text without ``=``.
     """
     return {name: _literal(text) for name, text in _parted(assignments, "--condition", "region=north")}
+
+
+def parse_bytes(text: str) -> float:
+    """Bytes from a number with a unit: ``1GiB``, ``500 MB``, ``65536``.
+
+    Raises
+    ------
+    UsageError
+        For anything else.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([KMGT]?)(i?)B?)?", text.strip(), re.IGNORECASE)
+    if found is None:
+        raise UsageError(f"--memory {text}: write it as a number of bytes with a unit, such as 500MB or 2GiB")
+    return float(found[1]) * math.pow(1024 if found[3] else 1000, " KMGT".index((found[2] or " ").upper()))
 
 
 def _parted(assignments: Iterable[str], option: str, example: str) -> Iterator[tuple[str, str]]:
