@@ -41,6 +41,8 @@ KINDS = {
     "datetime": ("timestamp[us]", "timestamp[us, tz=UTC]"),
 }
 """Arrow types that text may turn out to have, by what it is to be."""
+LOOKED_AT = 10_000
+"""Rows at the beginning of a file of text that say whether a column holds what it should."""
 OnBad = Literal["fail", "quarantine", "skip"]
 
 
@@ -133,9 +135,14 @@ def _fitting(found: Found, name: str, kinds: Sequence[str]) -> str | None:
     counts: list[int] = []
     for kind in kinds:
         source = open_found([found], [name], types={name: kind}, stray=True)
+        held = seen = 0
         with naming(found.place):
-            first = next(pieces(found.place, source.target, source.partitions[0], 1), None)
-        counts.append(0 if first is None else int(len(first.table) - first.table[name].null_count))
+            for piece in pieces(found.place, source.target, source.partitions[0], LOOKED_AT):
+                held += int(len(piece.table) - piece.table[name].null_count)
+                seen += len(piece.table) + len(piece.bad)
+                if seen >= LOOKED_AT:
+                    break
+        counts.append(held)
     most = max(counts, default=0)
     return kinds[counts.index(most)] if most else None
 
@@ -158,6 +165,7 @@ def _open_arrays(detector: Detector, path: Place, keep: Sequence[str], chunk_row
         raise SchemaError(f"{path} holds an array, but the detector was fitted on columns with names: {names[:10]}")
     source = open_found([Found(path, {})], chunk_rows=chunk_rows)
     with naming(path):
+        arrays.check(path)
         first = next(arrays.chunks(path, 1, None), None)
     if first is None:
         raise SchemaError(f"{path} has no rows")

@@ -93,8 +93,9 @@ def _piece(content: bytes, target: Any, start: int) -> Piece:
         return Piece(np.empty(0, np.int64), target.empty_table(), [])
     try:
         table = _read(content, target).select(target.names)
-        # Arrow also reads two objects in one line, and one in two.
-        if len(table) == len(lines) and not any(damaged(column) for column in table.columns):
+        # Arrow also reads two objects in one line, one in two, and a line of null.
+        plain = len(table) == len(lines) and all(line[:1] == b"{" for line in lines)
+        if plain and not any(damaged(column) for column in table.columns):
             return Piece(np.arange(start, start + len(table)), table, [])
     except pa.ArrowInvalid:
         pass
@@ -166,7 +167,7 @@ def _lines(content: bytes) -> list[bytes]:
 
 def _object(line: bytes) -> dict[str, Any] | None:
     try:
-        found = json.loads(line.decode("utf-8-sig"))
+        found = json.loads(line.decode())
     except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None

@@ -85,6 +85,9 @@ def pieces(
 
     same = {name: value for name, value in given.items() if name in target.names}
     own = pa.schema([field for field in target if field.name not in same])
+    if not len(own):
+        # Something has to be read to learn how many rows there are.
+        own = pa.schema([found_schema(place, {}, stray=True).field(0)])
     if is_parquet(place):
         found = _parquet_pieces(place, own, rows, groups, start)
     else:

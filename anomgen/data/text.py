@@ -25,6 +25,8 @@ NUMERIC_SHARE = 0.95
 """A text column with at least this share of numbers in its first block is one of numbers; other cells are errors."""
 NUMBER = r"^\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$"
 OPENING = re.compile(rb'(?:\A|[,\r\n])"')
+BYTE_ORDER = b"\xef\xbb\xbf"
+"""What some programs put before text in UTF-8."""
 UNCLOSED = "it opens a quotation that is never closed"
 
 
@@ -45,7 +47,7 @@ def blocks(place: Place, quoted: bool) -> Iterator[Block]:
         For a record of more than 64 MiB.
     """
     with stream(place) as source:
-        held, first = source.read(BLOCK), True
+        held, first = source.read(BLOCK).removeprefix(BYTE_ORDER), True
         while True:
             more = source.read(BLOCK)
             if not more:
@@ -150,9 +152,11 @@ def csv_pieces(place: Place, target: Any) -> Iterator[Piece]:
 
 def _beginning(block: Block) -> Any:
     """The first block of a file, as its cells look."""
-    first = next(_sound(block))
-    assert isinstance(first, Block)
-    return _read(first.content, None, None, None)
+    content = b"".join(part.content for part in _sound(block) if isinstance(part, Block))
+    table = _read(content.decode("utf-8", "replace").encode(), None, None, None)
+    if any("\ufffd" in name for name in table.column_names):
+        raise ValueError("its header is not UTF-8 text; convert the file")
+    return table
 
 
 def _piece(block: Block, names: list[str], target: Any, start: int) -> Piece:
@@ -166,18 +170,41 @@ def _piece(block: Block, names: list[str], target: Any, start: int) -> Piece:
     except pa.ArrowInvalid:
         pass
     refused: list[Any] = []
-    raw = _read(block.content, header, pa.schema([(name, pa.binary()) for name in target.names]), refused)
+    raw = _raw(block.content, header, target.names, refused)
+    count = len(raw[target.names[0]])
     # Arrow counts records from 1, and a header as one of them.
     rows = [record.number - (2 if block.first else 1) + start for record in refused]
-    numbers = np.delete(np.arange(start, start + len(raw) + len(rows)), np.array(rows, np.int64) - start)
-    columns = {name: raw[name].combine_chunks() for name in target.names}
-    table, bad = cast_columns(columns, target, numbers)
+    numbers = np.delete(np.arange(start, start + count + len(rows)), np.array(rows, np.int64) - start)
+    table, bad = cast_columns(raw, target, numbers)
     good = np.setdiff1d(numbers, [one.row for one in bad])
     bad += [
         Bad(row, "", f"it has {record.actual_columns} cells, not {record.expected_columns}", record.text)
         for row, record in zip(rows, refused, strict=True)
     ]
     return Piece(good, table, sorted(bad, key=lambda one: one.row))
+
+
+def _raw(content: bytes, header: Sequence[str] | None, names: Sequence[str], refused: list[Any]) -> dict[str, Any]:
+    """Columns of a block as bytes."""
+    import pyarrow as pa
+
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        # Arrow cannot report a record that is no text: let every byte be a character on the way through it.
+        hidden = [name.encode().decode("latin-1") for name in names]
+        above = None if header is None else [name.encode().decode("latin-1") for name in header]
+        found = _raw(content.decode("latin-1").encode(), above, hidden, refused)
+        return {name: _shown_again(found[mask]) for name, mask in zip(names, hidden, strict=True)}
+    table = _read(content, header, pa.schema([(name, pa.binary()) for name in names]), refused)
+    return {name: table[name].combine_chunks() for name in names}
+
+
+def _shown_again(cells: Any) -> Any:
+    import pyarrow as pa
+
+    found = [None if cell is None else cell.decode().encode("latin-1") for cell in cells.to_pylist()]
+    return pa.array(found, pa.binary())
 
 
 def _read(content: bytes, names: Sequence[str] | None, types: Any, refused: list[Any] | None) -> Any:
@@ -195,17 +222,14 @@ def _read(content: bytes, names: Sequence[str] | None, types: Any, refused: list
 
     options = csv.ReadOptions(use_threads=False, block_size=len(content) + 1, column_names=names)
     strict = types is not None and refused is None
-    try:
-        return csv.read_csv(
-            pa.BufferReader(content),
-            read_options=options,
-            parse_options=csv.ParseOptions(newlines_in_values=True, invalid_row_handler=None if strict else handle),
-            convert_options=csv.ConvertOptions(
-                column_types=types, include_columns=None if types is None else types.names, strings_can_be_null=True
-            ),
-        )
-    except UnicodeDecodeError as error:
-        raise ValueError("its header is not UTF-8 text; convert the file") from error
+    return csv.read_csv(
+        pa.BufferReader(content),
+        read_options=options,
+        parse_options=csv.ParseOptions(newlines_in_values=True, invalid_row_handler=None if strict else handle),
+        convert_options=csv.ConvertOptions(
+            column_types=types, include_columns=None if types is None else types.names, strings_can_be_null=True
+        ),
+    )
 
 
 def _sound(block: Block) -> Iterator[Block | bytes]:
