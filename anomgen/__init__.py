@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from anomgen import batch as batch
+    from anomgen import calibrate as calibrate
     from anomgen import data as data
     from anomgen import explain as explain
     from anomgen import tracking as tracking
@@ -83,6 +84,7 @@ _homes = {
     "VAEDetector": "anomgen.families.vae",
     "autolog": "anomgen.tracking",
     "batch": "anomgen",
+    "calibrate": "anomgen",
     "data": "anomgen",
     "diagnose": "anomgen.diagnosis",
     "explain": "anomgen",
@@ -125,6 +127,7 @@ __all__ = [
     "__version__",
     "autolog",
     "batch",
+    "calibrate",
     "data",
     "diagnose",
     "explain",
