@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from anomgen.detector.streaming import Dealt, survey
 from anomgen.encode import Encoded
 from anomgen.families.classical import MixtureDetector
 from anomgen.families.flow import FlowDetector
+from tests.toys import TRAINED, toy
 
 N = 12_000
 SMALL = {"sample_rows": 4000, "buffer_rows": 1000}
@@ -140,8 +142,8 @@ class TestFit:
 
     def test_solved_models_learn_from_the_sample(self, parquet: Path) -> None:
         detector = MixtureDetector(random_state=0, verbose=False, contamination=0.1, components=2)
-        detector.fit(files(parquet, sample_rows=1000))
-        assert detector.history_[-1]["train_nats"] < 0
+        detector.fit(files(parquet, sample_rows=1000), X_val=files(parquet, sample_rows=200))
+        assert "held_out_nats" in detector.history_[-1]
         assert detector.reference_ is not None
         own = survey(files(parquet, sample_rows=1000), streaming._seed(detector)).sample
         assert np.mean(detector.predict(own) < 0) == pytest.approx(0.1, abs=0.002)
@@ -152,6 +154,28 @@ class TestFit:
         detector = flow(max_epochs=1, contamination=0.1)
         scores = detector.fit(open_source(tmp_path / "rows.npz")).score_samples(X)
         assert np.array_equal(scores, detector.fit(X).score_samples(X))
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_every_family_that_trains_fits_to_files(name: str, tmp_path: Path) -> None:
+    table(3000).to_parquet(tmp_path / "rows.parquet", row_group_size=500)
+    detector = toy(name).fit(files(tmp_path / "rows.parquet", sample_rows=1200))
+    scores = detector.score_samples(table(400, seed=9))
+    far = pd.DataFrame({"a": [60.0], "b": [-900.0], "k": [90], "m": [-80.0], "g": ["z"]})
+    assert np.isfinite(scores).all()
+    assert detector.score_samples(far)[0] < np.median(scores)
+
+
+def test_conditions_are_columns_of_the_files(parquet: Path) -> None:
+    detector = flow(max_epochs=3, condition="g").fit(files(parquet))
+    rows = table(50, seed=9)
+    assert np.isfinite(detector.score_samples(rows, condition="x")).all()
+    assert detector.sample(20, condition="z")["g"].eq("z").all()
+
+
+def test_a_second_model_trains_on_the_sample(parquet: Path) -> None:
+    detector = flow(max_epochs=2, statistic="ratio").fit(files(parquet))
+    assert np.isfinite(detector.score_samples(table(50, seed=9))).all()
 
 
 class TestFiles:
@@ -308,3 +332,10 @@ def test_nothing_is_left_behind(parquet: Path, tmp_path: Path, monkeypatch: pyte
     flow(max_epochs=1, callbacks=(Watch(),)).fit(files(parquet))
     assert seen
     assert not list(tmp_path.iterdir())
+
+
+def test_the_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parents[1] / "docs" / "streaming.md").read_text(encoding="utf-8")
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(block, {})

@@ -173,8 +173,7 @@ class Detector(Calibrated, Insight, OutlierMixin, BaseEstimator):  # type: ignor
         return self._fit(X, y, None, X_val)
 
     def _fit(self, X: Any, y: Any, sample_weight: Any, X_val: Any) -> Self:
-        if streaming.passes_by(X):
-            X = streaming.sample_of(self, X)
+        X, X_val = (streaming.sample_of(self, rows) if streaming.passes_by(rows) else rows for rows in (X, X_val))
         images = takes_images(self, X, True)
         X, weight = fitting.prepare(self, X, y, sample_weight, reset=True, minimum=2)
         held_out = None if X_val is None else validated(self, X_val, reset=False, minimum=1, images=images)
