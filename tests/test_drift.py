@@ -99,6 +99,14 @@ def test_a_shifted_column_is_the_worst_and_alarms_alone(name: str, m: int) -> No
         assert found.worst.ks > 0.2
 
 
+def test_a_short_file_alarms_if_all_of_it_moved() -> None:
+    rng = np.random.default_rng(1)
+    reference, rows = reference_of(table(rng, 5000)), table(rng, 50)
+    assert [shift.name for shift in measured(reference, rows.assign(heavy=rows["heavy"] * 100.0)).above(0.25)] == [
+        "heavy"
+    ]
+
+
 def test_what_training_never_had_alarms() -> None:
     rng = np.random.default_rng(2)
     reference = reference_of(table(rng, 5000))
