@@ -1,4 +1,4 @@
-"""Score files with a saved or registered model, as a job that is run every day.
+"""Score files with a saved or registered model, and log it, as a job that is run every day.
 
     python pipelines/score.py --config score.toml
 
@@ -8,57 +8,104 @@ The file holds the same options as the command line, which has the last word:
     inputs = ["incoming/*.parquet"]
     out = "scores/2026-11-21"
     keep = ["id"]
+    fdr = 0.1
     most = 0.05
+    experiment = "nightly"
 
-The job ends with code 5 if more than the share `most` of the rows is flagged, so that a scheduler can raise an alarm.
+Started again after it was killed, the job goes on where it stopped. It ends with the codes of `anomgen score`: 3 if
+files or model do not fit, 4 for too many bad rows, 75 if it was told to stop and can go on; and 5, so that a scheduler
+can raise an alarm, for drift or if more than the share `most` of the rows is flagged.
 """
 
 from __future__ import annotations
 
-import argparse
 import io
-import tomllib
+import sys
 from contextlib import redirect_stderr
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from anomgen import batch, load, tracking
+import cyclopts
+import mlflow
+
+from anomgen import Detector, batch, load, tracking
+from anomgen.cli.exits import ALERT, USAGE, exit_code
+
+LOOSE = cyclopts.Parameter(show=False, allow_leading_hyphen=True)
+app = cyclopts.App(help=__doc__, help_format="plaintext", exit_on_error=False, result_action="return_value")
 
 
-def main() -> int:
-    job = options()
-    registered = job.model.startswith(("models:", "runs:"))
-    with redirect_stderr(io.StringIO()):  # MLflow draws a bar for every download
-        detector = tracking.load_model(job.model) if registered else load(job.model)
-    summary = batch.score_files(detector, job.inputs, job.out, keep=job.keep, overwrite=job.overwrite)
-    share = summary.flagged / summary.rows
+@app.default
+def main(
+    inputs: list[str],
+    *,
+    model: str,
+    out: str,
+    keep: list[str] | None = None,
+    threshold: float | None = None,
+    fdr: float | None = None,
+    explain: int = 0,
+    mode: Literal["L", "RGB"] | None = None,
+    maps: str | None = None,
+    chunk_rows: int = 65_536,
+    part_rows: int = 262_144,
+    workers: int | None = None,
+    engine: Literal["local", "ray"] = "local",
+    on_bad_row: Literal["fail", "quarantine", "skip"] = "fail",
+    max_bad_fraction: float = 0.5,
+    fail_on_drift: float | None = None,
+    overwrite: bool = False,
+    most: float = 1.0,
+    experiment: str = "scoring",
+    tracking_uri: str | None = None,
+) -> int:
+    options = {name: value for name, value in locals().items() if name in batch.score_files.__kwdefaults__}
+    mlflow.set_tracking_uri(tracking_uri or mlflow.get_tracking_uri())
+    with redirect_stderr(io.StringIO()):  # MLflow tells of every table of a new store, and draws a bar for downloads
+        mlflow.set_experiment(experiment)
+        detector = open_model(model)
+    with mlflow.start_run(run_name=Path(out).name) as run:
+        try:
+            summary = batch.score_files(detector, inputs, out, **{**options, "keep": keep or []})
+        except batch.Interrupted:
+            mlflow.end_run("KILLED")
+            raise
+        tracking.log_job(summary, model=model, out=out)
+    report(summary, out)
+    print(f"run {run.info.run_id} in experiment {experiment}")
+    return ALERT if summary.drifted or summary.flagged > most * summary.rows else 0
+
+
+def open_model(model: str) -> Detector:
+    return tracking.load_model(model) if model.startswith(("models:", "runs:")) else load(model)
+
+
+def report(summary: Any, out: str) -> None:
     for file in summary.files:
-        print(f"{file.source}: {file.flagged:,} of {file.rows:,} rows flagged, scores in {job.out}/{file.parts[0]}")
-    print(f"all: {share:.2%} of {summary.rows:,} rows flagged at {summary.rows_per_s:,.0f} rows/s")
-    return 5 if share > job.most else 0
+        bad = f", {file.bad:,} bad" if file.bad else ""
+        print(f"{file.source}: {file.flagged:,} of {file.rows:,} rows flagged{bad}")
+    share = summary.flagged / max(summary.rows, 1)
+    print(f"all: {share:.2%} of {summary.rows:,} rows flagged at {summary.rows_per_s:,.0f} rows/s, scores in {out}")
+    if summary.selected is not None:
+        print(f"{summary.selected:,} rows selected, p-values up to {summary.p_cutoff:.3g}")
+    if summary.drift is not None:
+        worst = summary.drift["worst"]
+        print(f"drift: {worst} moved most, PSI {summary.drift['columns'][worst]['psi']:.3f}")
 
 
-def options() -> argparse.Namespace:
-    """Options from the command line, then from the file of --config."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("inputs", nargs="*", help="CSV, Parquet or npz files, folders or patterns")
-    parser.add_argument("--config", type=Path, help="TOML file with any of these options")
-    parser.add_argument("--model", help="folder of a saved model, or an MLflow address")
-    parser.add_argument("--out", help="folder for the scores")
-    parser.add_argument("--keep", nargs="+", default=[], help="columns to copy beside the scores")
-    parser.add_argument("--most", type=float, default=1.0, help="largest share of flagged rows that is no alarm")
-    parser.add_argument("--overwrite", action="store_true", help="remove the scores of an earlier job first")
-    config = parser.parse_args().config
-    written = tomllib.loads(config.read_text(encoding="utf-8")) if config else {}
-    unknown = set(written) - set(vars(parser.parse_args()))
-    if unknown:
-        parser.error(f"{config}: unknown options {sorted(unknown)}")
-    parser.set_defaults(**written)
-    job = parser.parse_args()
-    job.inputs = job.inputs or written.get("inputs", [])
-    if not (job.model and job.inputs and job.out):
-        parser.error("model, inputs and out are needed, on the command line or in the file of --config")
-    return job
+@app.meta.default
+def configured(*tokens: Annotated[str, LOOSE], config: Path | None = None) -> int:
+    """Options from the command line, then from the TOML file `config`."""
+    app.config = cyclopts.config.Toml(config, must_exist=True) if config else None
+    code: int = app(tokens)
+    return code
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    try:
+        sys.exit(app.meta())
+    except cyclopts.CycloptsError:
+        sys.exit(USAGE)
+    except Exception as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(exit_code(error))

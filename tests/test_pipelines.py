@@ -82,18 +82,55 @@ def test_what_training_prints_can_be_run(trained: tuple[Path, str]) -> None:
     assert Path(page[2]) == folder / "mlflow.db"
 
 
-def test_scoring_by_the_registry_and_a_file_of_options(trained: tuple[Path, str]) -> None:
-    folder, _ = trained
+@pytest.fixture
+def nightly(trained: tuple[Path, str], tmp_path: Path) -> Path:
+    """The folder of a scheduled job: the store with the registered model, rows to score, and a file of options."""
+    folder = shutil.copytree(trained[0], tmp_path / "nightly")
     lines = ['model = "models:/wine-flow@champion"', 'inputs = ["out/demo/held_out.*"]', 'out = "daily"', "most = 0.01"]
-    (folder / "score.toml").write_text("\n".join([*lines, 'keep = ["label"]']))
-    printed = run_job("score.py", folder, "--config", "score.toml", code=5)
-    scores = pd.read_parquet(folder / "daily")
-    assert np.array_equal(scores["score"], pd.read_parquet(folder / "out/demo/scores")["score"])
+    (folder / "score.toml").write_text("\n".join([*lines, 'keep = ["label"]', 'experiment = "nightly"']))
+    return folder
+
+
+def runs_of(folder: Path) -> list[Any]:
+    """The runs of the scheduled job, the last one first."""
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    return list(client.search_runs([client.get_experiment_by_name("nightly").experiment_id]))
+
+
+def test_scoring_by_the_registry_and_a_file_of_options(nightly: Path) -> None:
+    printed = run_job("score.py", nightly, "--config", "score.toml", code=5)
+    scores = pd.read_parquet(nightly / "daily")
+    assert np.array_equal(scores["score"], pd.read_parquet(nightly / "out/demo/scores")["score"])
     assert "label" in scores
     assert f"{scores['is_anomaly'].sum()} of {len(scores)} rows flagged" in printed
-    run_job("score.py", folder, "--config", "score.toml", "--most", "1", "--model", "out/demo/model", "--overwrite")
-    (folder / "wrong.toml").write_text('modle = "x"\n')
-    run_job("score.py", folder, "--config", "wrong.toml", code=2)
+    run_job("score.py", nightly, "--config", "score.toml", "--most", "1")
+    again, first = runs_of(nightly)
+    assert first.info.run_id in printed
+    assert (first.info.status, again.info.status) == ("FINISHED", "FINISHED")
+    assert first.data.metrics["flagged"] == scores["is_anomaly"].sum()
+    assert first.data.tags["anomgen.model"] == "models:/wine-flow@champion"
+    assert first.data.tags["anomgen.inputs_sha256"] == again.data.tags["anomgen.inputs_sha256"]
+    assert (first.data.metrics["resumed"], again.data.metrics["resumed"]) == (0, 1)
+    assert "drift.worst_psi" in first.data.metrics
+
+
+@pytest.mark.slow
+def test_the_codes_that_scoring_ends_with(nightly: Path) -> None:
+    job = ("score.py", nightly, "--config", "score.toml", "--most", "1")
+    (nightly / "wrong.toml").write_text('modle = "x"\n')
+    run_job("score.py", nightly, "--config", "wrong.toml", code=2)
+    run_job(*job)
+    run_job(*job, "--threshold", "0", code=3)
+    run_job(*job, "--threshold", "0", "--overwrite", "--model", "out/demo/model")
+    rows = pd.read_parquet(nightly / "out/demo/held_out.parquet")
+    rows[rows.columns[0]] = np.inf
+    rows.to_parquet(nightly / "bad.parquet")
+    run_job(*job, "--out", "bad", "--inputs", "bad.parquet", code=3)
+    run_job(*job, "--out", "bad", "--inputs", "bad.parquet", "--on-bad-row", "skip", "--overwrite", code=4)
+    statuses = [run.info.status for run in runs_of(nightly)]
+    assert statuses == ["FAILED", "FAILED", "FINISHED", "FAILED", "FINISHED"]
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import pickle
 import signal
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -77,14 +77,13 @@ def score_units(
     RuntimeError
         If workers die over a unit again and again, naming it, or cannot be started.
     """
-    left = [unit for unit in units if unit.parts is None or not {part.name for part in unit.parts} <= set(done)]
-    if not left:
+    if not units:
         return
     halt = folder.resolve() / HALT
     halt.unlink(missing_ok=True)
-    with _cluster(workers or min(local.default_workers(), len(left))) as ray, _watching(stop, halt):
-        job = ray.put((detector, left, folder.resolve(), options, frozenset(done)))
-        for outcome in _outcomes(ray, job, len(left), workers):
+    with _cluster(workers or min(local.default_workers(), len(units))) as ray, _watching(stop, halt):
+        job = ray.put((detector, list(units), folder.resolve(), options, frozenset(done), Path.cwd()))
+        for outcome in _outcomes(ray, job, len(units), workers):
             records, error = pickle.loads(outcome)
             if error is not None:
                 raise error
@@ -100,11 +99,15 @@ class _Worker:
     def __init__(self, job: Any) -> None:
         import ray
 
-        self.detector, self.units, self.folder, self.options, self.done = ray.get(job)
+        self.detector, self.units, self.folder, self.options, self.done, here = ray.get(job)
+        # Names of inputs are written beside the scores as they were given, and may be relative.
+        with suppress(OSError):
+            os.chdir(here)
         # Detectors travel on the CPU.
         device = runtime.resolve_device("auto")
-        self.detector.model_.to(device)
-        self.detector.statistic_.to(device)
+        for member in (self.detector, *getattr(self.detector, "folds_", ())):
+            member.model_.to(device)
+            member.statistic_.to(device)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         return {"outcome": np.array([self._outcome(number) for number in batch["unit"]], dtype=object)}
