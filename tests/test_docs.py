@@ -72,6 +72,10 @@ def test_the_tour_of_the_families_runs(tmp_path: Path) -> None:
     run_python("\n".join(python_blocks("docs/families.md")), tmp_path)
 
 
+def test_the_guide_to_decisions_runs(tmp_path: Path) -> None:
+    run_python("\n".join(python_blocks("docs/calibration.md")), tmp_path)
+
+
 def test_the_guide_to_drift_runs(tmp_path: Path) -> None:
     run_python("\n".join(python_blocks("docs/drift.md")), tmp_path)
 
