@@ -232,6 +232,28 @@ class TestFiles:
             flow().fit(files(tmp_path / "rows.parquet"))
         flow(max_epochs=1, exclude=("b",)).fit(files(tmp_path / "rows.parquet"))
 
+    def test_files_that_grow_under_the_hands_are_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        path = tmp_path / "rows.csv"
+        table(3000).to_csv(path, index=False)
+        known = streaming.survey
+
+        def slow(rows: FileRows, *options: object) -> streaming.Survey:
+            found = known(rows, *options)  # type: ignore[arg-type]
+            table(3100).to_csv(path, index=False)
+            return found
+
+        monkeypatch.setattr(streaming, "survey", slow)
+        with pytest.raises(ValueError, match=r"rows\.csv.* changed .* 3,000 rows"):
+            flow(max_epochs=1).fit(files(path, sample_rows=1000))
+
+    def test_the_sample_of_wide_tables_has_fewer_rows(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("anomgen.data.passing.LEAST", 100)
+        monkeypatch.setattr("anomgen.data.passing.SAMPLE_CELLS", 4000)
+        pd.DataFrame(np.zeros((500, 10))).add_prefix("x").to_parquet(tmp_path / "wide.parquet")
+        source = open_source(tmp_path / "wide.parquet")
+        assert FileRows(source).sample_rows == 400
+        assert FileRows(source, sample_rows=30).sample_rows == 30
+
     @pytest.mark.parametrize(
         ("options", "message"),
         [
@@ -307,10 +329,9 @@ class TestDealt:
         stored = []
 
         class Counts(Dealt):
-            def deal(self, blocks, count: int) -> None:  # type: ignore[no-untyped-def]
-                kept = list(blocks)
-                stored.append((count, sum(map(len, kept))))
-                super().deal(kept, count)
+            def deal(self, blocks, count: int) -> int:  # type: ignore[no-untyped-def]
+                stored.append((count, super().deal(blocks, count)))
+                return stored[-1][1]
 
         monkeypatch.setattr(streaming, "Dealt", Counts)
         table(2600).to_parquet(tmp_path / "rows.parquet")

@@ -17,6 +17,9 @@ Part = tuple[Numbers, Any]
 
 SAMPLE_ROWS = 200_000
 BUFFER_ROWS = 1 << 18
+SAMPLE_CELLS = 1 << 25
+"""Cells of a sample at most, unless that makes it smaller than ``LEAST`` rows."""
+LEAST = 10_000
 PIECE = 1 << 21
 """Cells taken at a time."""
 PACKED = 4
@@ -37,8 +40,8 @@ class FileRows:
     normal : object, optional
         Leave out the rows with another label; ``"0"``, ``0``, ``0.0`` and ``False`` are the same one.
     sample_rows : int
-        Rows drawn evenly from all, that are held: the encoder, the statistic and the threshold come from them. No more
-        rows than these are fitted as any others in memory.
+        Rows drawn evenly from all, that are held: the encoder, the statistic and the threshold come from them. Fewer
+        where there are more than 160 columns. No more rows than these are fitted as any others in memory.
     buffer_rows : int
         Rows mixed at a time.
 
@@ -66,7 +69,8 @@ class FileRows:
         if min(sample_rows, buffer_rows) < 2:
             raise ValueError(f"sample_rows={sample_rows} and buffer_rows={buffer_rows} must be 2 or more")
         self.source, self.label, self.normal = source, label, normal
-        self.sample_rows, self.buffer_rows = sample_rows, buffer_rows
+        self.sample_rows = min(sample_rows, max(SAMPLE_CELLS // len(source.names), LEAST))
+        self.buffer_rows = buffer_rows
         self._count = source.rows if normal is None else None
 
     def __len__(self) -> int:

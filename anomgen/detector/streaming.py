@@ -91,8 +91,8 @@ class Dealt:
     def __len__(self) -> int:
         return self.count
 
-    def deal(self, blocks: Iterable[Encoded], count: int) -> None:
-        """Write blocks of about `count` rows in all.
+    def deal(self, blocks: Iterable[Encoded], count: int) -> int:
+        """Write blocks of about `count` rows in all, and count them.
 
         Raises
         ------
@@ -101,7 +101,9 @@ class Dealt:
         """
         self._check_room(count)
         self.files = [self.folder / f"{number}.f32" for number in range(max(2 * count // self.mixed, 1))]
+        written = 0
         for block in blocks:
+            written += len(block)
             numbers = np.hstack([block.z, block.low, block.high][: self._parts])
             given = self._random.integers(len(self.files), size=len(numbers))
             order = np.argsort(given, kind="stable")
@@ -110,6 +112,7 @@ class Dealt:
                 # Opened anew each time: there may be more of them than a process may hold open.
                 with path.open("ab") as file:
                     file.write(numbers[order[start:end]].tobytes())
+        return written
 
     def blocks(self, number: int) -> Iterator[Encoded]:
         """The rows that were dealt; each pass has an order of its own."""
@@ -184,7 +187,9 @@ def _fit_passing(detector: TrainedDetector, rows: FileRows, known: Survey, seed:
         used = fitting.rows_used(detector, len(dealt))
         # Keys are uniform, so that about as many rows have keys up to here as train; rather some more.
         last = bound + (1.0 - bound) * (used + 5.0 * used**0.5) / len(dealt) if used < len(dealt) else 1.0
-        dealt.deal(_blocks(detector, rows, seed, bound, last), used)
+        written = dealt.deal(_blocks(detector, rows, seed, bound, last), used)
+        if used == len(dealt) != written:
+            raise ValueError(f"{rows} changed while it was read: it had {known.count:,} rows")
         fitting.learn_passing(detector, dealt, held_out, sample, encoded)
 
 
