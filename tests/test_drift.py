@@ -310,6 +310,35 @@ def test_images_are_compared_by_brightness_and_contrast(monkeypatch: pytest.Monk
     assert measured(reference, flatter).worst.name == "contrast"
 
 
+class Album:
+    """Images that are read when they are asked for."""
+
+    is_image_source = True
+
+    def __init__(self, images: np.ndarray) -> None:
+        self.images, self.most = images, 0
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        found = self.images[rows]
+        self.most = max(self.most, len(found))
+        return found
+
+
+def test_a_source_of_images_is_read_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("anomgen.drift.reference.IMAGES", 16)
+    monkeypatch.setattr("anomgen.drift.reference.MAX_IMAGES", 100)
+    images = np.random.default_rng(16).integers(0, 256, size=(300, 5, 5), dtype=np.uint8)
+    album, encoder = Album(images), ImageEncoder().fit(images)
+    reference = Reference.of(encoder, album)
+    found = measured(reference, album)
+    assert album.most == 16
+    assert (found.reference_rows, found.rows) == (100, 300)
+    assert found == measured(reference, images)
+
+
 # ------------------------------------------------------------------ detectors
 
 

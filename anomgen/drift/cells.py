@@ -41,8 +41,8 @@ class Shift:
     expected : float
         What the index is on average where nothing has moved, from the numbers of rows alone.
     ks : float or None
-        Kolmogorov-Smirnov distance of the values that are not missing, at the edges of the cells: below the exact one by
-        at most the share of one cell. None for text and categories, which have no order.
+        Kolmogorov-Smirnov distance of the values that are not missing, at the edges of the cells: below the exact one
+        by at most the share of one cell. None for text and categories, which have no order.
     significant : bool
         Whether rows like the training rows have so large an index in any column in one job of a thousand, or in fewer.
     """

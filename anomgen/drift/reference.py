@@ -126,9 +126,7 @@ class Reference:
             Rows are then taken as often as they weigh.
         """
         picked = _picked(len(rows), MAX_ROWS if image_encoder(encoder) is None else MAX_IMAGES, weight)
-        frame = to_frame(rows)
-        some = rows[picked] if frame is None else frame.iloc[picked]
-        values = np.concatenate(list(_read(encoder, some)))
+        values = np.concatenate(list(_read(encoder, rows, picked)))
         columns = (
             Cells.of(name, np.ascontiguousarray(values[:, j]), levels)
             for j, (name, levels) in enumerate(_names(encoder))
@@ -251,21 +249,26 @@ def _names(encoder: Encoder) -> list[tuple[str, int | None]]:
     return [(str(column.name), len(column.levels) if column.coded else None) for column in encoder.columns_]
 
 
-def _read(encoder: Encoder, rows: Any) -> Iterator[Array]:
+def _read(encoder: Encoder, rows: Any, picked: Counts | None = None) -> Iterator[Array]:
     """Values of all columns that are compared, in pieces of shape ``(n, k)``; NaN where missing.
 
-    Conditions are left out: without them a row is scored whatever they are.
+    Of all rows, or of those `picked`. Conditions are left out: without them a row is scored whatever they are.
     """
+
+    def pieces(size: int) -> Iterator[tuple[int, slice | Counts]]:
+        for start in range(0, len(rows) if picked is None else len(picked), size):
+            yield start, slice(start, start + size) if picked is None else picked[start : start + size]
+
     own = encoder.rows_ if isinstance(encoder, JointEncoder) else encoder
     if isinstance(own, TableEncoder):
         frame = to_frame(rows)
         held = np.asarray(rows) if frame is None else frame.iloc
-        for start in range(0, len(rows), PIECE):
-            yield own.read(held[start : start + PIECE], start)
+        for start, part in pieces(PIECE):
+            yield own.read(held[part], start)
         return
     images = rows.images if isinstance(rows, Labelled) else rows
-    for start in range(0, len(images), IMAGES):
-        levels = own.levels(as_array(images[start : start + IMAGES], start), start)
+    for start, part in pieces(IMAGES):
+        levels = own.levels(as_array(images[part], start), start)
         flat = levels.reshape(len(levels), -1)
         yield np.stack([flat.mean(1), flat.std(1)], 1) / 255.0
 
