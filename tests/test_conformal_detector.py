@@ -16,8 +16,9 @@ import pytest
 import anomgen
 from anomgen import MixtureDetector, calibrate
 from anomgen.detector import sketch
+from anomgen.persist import FormatError, read_folder, write_folder
 from anomgen.train import Callback, default_callbacks
-from tests.toys import tiny
+from tests.toys import FAMILIES, tiny, toy
 
 
 def table(n: int, seed: int, shift: float = 0.0) -> np.ndarray:
@@ -172,6 +173,32 @@ def test_trained_networks_with_labels_are_cross_calibrated_too(tmp_path: Path) -
         detector.calibrate(X, y, folds=2)
     detector.save(tmp_path / "m")
     assert np.array_equal(anomgen.load(tmp_path / "m").p_values(ROWS), detector.p_values(ROWS))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_is_calibrated_and_kept(name: str, tmp_path: Path) -> None:
+    X = table(240, 0)
+    detector = toy(name, contamination=0.1).fit(X[:120]).calibrate(X[120:])
+    p = detector.p_values(ROWS)
+    assert ((p > 0) & (p <= 1)).all()
+    detector.save(tmp_path / "split")
+    assert np.array_equal(anomgen.load(tmp_path / "split").p_values(ROWS), p)
+    p = detector.calibrate(X[:120], folds=2).p_values(ROWS)
+    detector.save(tmp_path / "cross")
+    assert np.array_equal(anomgen.load(tmp_path / "cross").p_values(ROWS), p)
+    assert np.array_equal(pickle.loads(pickle.dumps(detector)).p_values(ROWS), p)
+
+
+def test_a_damaged_calibration_is_told(folded: MixtureDetector, tmp_path: Path) -> None:
+    folded.save(tmp_path / "m")
+    config, arrays = read_folder(tmp_path / "m")
+    config.pop("format")
+    for number, wrong in enumerate(("folds.1.calibration", "folds.3.model.means", "folds.0.score_quantiles")):
+        kept = {key: value for key, value in arrays.items() if key != wrong}
+        assert len(kept) == len(arrays) - 1
+        write_folder(tmp_path / str(number), config, kept, "")
+        with pytest.raises(FormatError):
+            anomgen.load(tmp_path / str(number)).p_values(ROWS)
 
 
 def test_fits_of_folds_are_not_watched(fitted: MixtureDetector) -> None:

@@ -7,6 +7,7 @@ exactly if their hash is among them, whatever the order and number of rows.
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import Any
 
 import numpy as np
@@ -53,10 +54,10 @@ def row_hashes(x: Any) -> Hashes:
         for j, factor in enumerate(_factors(x.shape[1])):
             sums += mixed(_words(x.iloc[:, j])) * factor
         return mixed(sums)
-    if x.ndim != 2:
-        return _image_hashes(as_array(x))
-    height = max(BLOCK // max(x.shape[1], 1), 1)
-    parts = [_mixed_sums(_bits(x[start : start + height])) for start in range(0, len(x), height)]
+    array = as_array(x)
+    words = _bits if array.ndim == 2 else _pixel_words
+    height = max(BLOCK // max(math.prod(array.shape[1:]), 1), 1)
+    parts = [_mixed_sums(words(array[start : start + height])) for start in range(0, len(array), height)]
     return np.concatenate([np.zeros(0, dtype=np.uint64), *parts])
 
 
@@ -77,12 +78,13 @@ def met_again(kept: Hashes, hashes: Hashes) -> float:
     return again / len(judged) if again >= LEAST else 0.0
 
 
-def _image_hashes(images: NDArray[Any]) -> Hashes:
+def _pixel_words(images: NDArray[Any]) -> Hashes:
+    """The bytes of images, eight at a time."""
     flat = np.ascontiguousarray(images.reshape(len(images), -1))
     size = flat.shape[1] * flat.itemsize
     padded = np.zeros((len(flat), -(-size // 8) * 8), dtype=np.uint8)
     padded[:, :size] = flat.view(np.uint8).reshape(len(flat), size)
-    return _mixed_sums(padded.view(np.uint64))
+    return padded.view(np.uint64)
 
 
 def _mixed_sums(words: Hashes) -> Hashes:

@@ -86,7 +86,7 @@ def restore(detector: Any, config: dict[str, Any], arrays: dict[str, NDArray[Any
     if "calibration" in arrays:
         folds = enumerate(config.get("folds", ()))
         detector.folds_ = tuple(
-            restore(clone(detector), fold, _below(arrays, f"folds.{k}."), _like(statistic, fold)) for k, fold in folds
+            _restore_fold(detector, fold, _below(arrays, f"folds.{number}."), type(statistic)) for number, fold in folds
         )
     detector.model_ = build_model(detector)
     detector.statistic_ = statistic
@@ -103,9 +103,12 @@ def _fold_config(fold: Any) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in ("class", "params", "versions", "folds")}
 
 
-def _like(statistic: Statistic, config: dict[str, Any]) -> Statistic:
-    """An unfitted statistic for a fold."""
-    return type(statistic)(**config["statistic"]["options"])
+def _restore_fold(
+    detector: Any, config: dict[str, Any], arrays: dict[str, NDArray[Any]], scored_by: type[Statistic]
+) -> Any:
+    if "calibration" not in arrays:
+        raise FormatError("a detector of a fold has no calibration scores")
+    return restore(clone(detector), config, arrays, scored_by(**config["statistic"]["options"]))
 
 
 def _below(arrays: dict[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:
