@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from anomgen.batch.rows import is_normal
+from anomgen.data.labels import is_normal
 
 
 def evaluate(out: str | Path, label: str, normal: Any = 0) -> dict[str, float]:

@@ -64,7 +64,7 @@ class Manifest:
             except ValueError:
                 if number < len(lines) - 2:
                     raise ModelMismatch(f"{path}, line {number + 1} is damaged; ask to overwrite the scores") from None
-        if not parsed or parsed[0].get("format") != FORMAT:
+        if not (parsed and isinstance(parsed[0], dict) and parsed[0].get("format") == FORMAT):
             raise ModelMismatch(f"{path} is no manifest of format {FORMAT}; ask to overwrite the scores")
         manifest = cls(path, parsed[0])
         for found in parsed[1:]:
@@ -72,7 +72,7 @@ class Manifest:
         return manifest
 
     def resume(self) -> None:
-        """Make the file what was read of it, so that lines can be appended."""
+        """Make the file hold what is known, no more and in this order, so that lines can be appended."""
         whole = b"".join(map(_encoded, self._lines(self.records.values(), self.selected.items())))
         if self.path.read_bytes() != whole:
             self._write()
@@ -97,12 +97,9 @@ class Manifest:
 
     def seal(self, order: Sequence[str]) -> None:
         """Put parts into the order of the plan, if they were recorded in another one."""
-        records = [self.records[name] for name in order]
-        selected = [(name, self.selected[name]) for name in order if name in self.selected]
-        if list(self.records) != list(order) or list(self.selected) != [name for name, _ in selected]:
-            self.records = {record.part: record for record in records}
-            self.selected = dict(selected)
-            self._write()
+        self.records = {name: self.records[name] for name in order}
+        self.selected = {name: self.selected[name] for name in order if name in self.selected}
+        self.resume()
 
     def sum_of(self, part: str) -> str:
         """The sha256 that a part has by now."""

@@ -51,10 +51,11 @@ def describe_job(detector: Detector, inputs: Sequence[Input], job: Mapping[str, 
 def digest_of(detector: Detector) -> str:
     """The sha256 of a fitted model: of its arrays and its configuration, wherever it came from or runs.
 
-    The same before it is saved and after it is loaded. Versions and device are not part of it.
+    The same before it is saved and after it is loaded. Versions, device and the history of the fit, which tells
+    times, are not part of it.
     """
     config = state.to_config(detector, type(detector).__name__, type(detector.statistic_).__name__)
-    del config["versions"]
+    del config["versions"], config["history"]
     config["params"].pop("device", None)
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     for name, array in sorted(state.to_arrays(detector).items()):
@@ -81,11 +82,12 @@ def open_output(folder: Path, header: dict[str, Any], overwrite: bool) -> Manife
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file; name a folder for the scores")
     found = sorted(folder.iterdir()) if folder.exists() else []
-    foreign = [path for path in found if not _is_ours(path)]
+    manifest = Manifest.read(folder) if (folder / MANIFEST).is_file() and not overwrite else None
+    recorded = () if manifest is None else manifest.records
+    foreign = [path for path in found if path.name not in recorded and not _is_ours(path)]
     if foreign:
         raise FileExistsError(f"{folder} holds {foreign[0].name}, which is not the output of a scoring job")
-    if not overwrite and (folder / MANIFEST).exists():
-        manifest = Manifest.read(folder)
+    if manifest is not None:
         if manifest.header == header:
             remove_partial(folder)
             return manifest

@@ -61,7 +61,7 @@ def _cutoff(folder: Path, order: Sequence[str], n: int, fdr: float) -> dict[str,
     rank = calibrate.rank_cutoff(counts, n, fdr)
     lacking = calibrate.shortage(counts, n, fdr)
     if lacking:
-        warnings.warn(lacking, UserWarning, stacklevel=4)
+        warnings.warn(lacking, UserWarning, stacklevel=5)
     return {
         "fdr": fdr,
         "rank": rank,
