@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -80,12 +82,22 @@ def _column_cells(encoder: TableEncoder, column: Column, series: Any) -> Iterato
         return
     dtype = encoder.dtypes_[encoder.names_.index(column.name)]
     what = {"datetime": "a date", "duration": "a duration"}.get(dtype.role, "a number")
-    refused = list(_refused(series, lambda part: numbers(part, dtype, column.name), column.name, f"it is not {what}"))
+    with _quiet() if dtype.role == "datetime" and series.dtype == object else nullcontext():
+        reads = _refused(series, lambda part: numbers(part, dtype, column.name), column.name, f"it is not {what}")
+        refused = list(reads)
     yield from refused
     good = np.delete(np.arange(len(series)), [bad.row for bad in refused])
     infinite = np.isinf(numbers(series.iloc[good], dtype, column.name)) if len(good) else np.zeros(0, bool)
     for row in good[infinite].tolist():
         yield Bad(row, str(column.name), INFINITE, _shown(series.iloc[row]))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what pandas says of text that is no date."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Could not infer format", UserWarning)
+        yield
 
 
 def _refused(series: Any, read: Callable[[Any], Any], name: Any, reason: str) -> Iterator[Bad]:

@@ -156,7 +156,17 @@ def to_score(encoder: TableEncoder | ImageEncoder | JointEncoder, source: Source
     # Excluded columns are never looked at, and files need not have them.
     rows = chunk.reindex(columns=[str(name) for name in encoder.names_])
     rows.columns = pd.Index(encoder.names_)
+    dtypes = dict(zip(encoder.names_, encoder.dtypes_, strict=True))
+    for column in encoder.columns_:
+        if dtypes[column.name].role == "datetime" and pd.api.types.is_string_dtype(rows[column.name].dtype):
+            rows[column.name] = _each_by_itself(rows[column.name])
     return rows
+
+
+def _each_by_itself(dates: Any) -> Any:
+    """Dates that are text, parsed one by one: pandas would expect all to be written as the first; others stay text."""
+    parsed = pd.to_datetime(dates, format="mixed", errors="coerce", utc=True).astype(object)
+    return parsed.where(parsed.notna() | dates.isna(), dates)
 
 
 def _open_arrays(detector: Detector, path: Place, keep: Sequence[str], chunk_rows: int) -> Source:
