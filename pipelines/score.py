@@ -9,12 +9,12 @@ The file holds the same options as the command line, which has the last word:
     out = "scores/2026-11-21"
     keep = ["id"]
     fdr = 0.1
-    most = 0.05
+    fail_on_flagged = 0.05
     experiment = "nightly"
 
 Started again after it was killed, the job goes on where it stopped. It ends with the codes of `anomgen score`: 3 if
 files or model do not fit, 4 for too many bad rows, 75 if it was told to stop and can go on; and 5, so that a scheduler
-can raise an alarm, for drift or if more than the share `most` of the rows is flagged.
+can raise an alarm, for drift beyond `fail_on_drift` or if more than the share `fail_on_flagged` of the rows is flagged.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def main(
     max_bad_fraction: float = 0.5,
     fail_on_drift: float | None = None,
     overwrite: bool = False,
-    most: float = 1.0,
+    fail_on_flagged: float = 1.0,
     experiment: str = "scoring",
     tracking_uri: str | None = None,
 ) -> int:
@@ -73,7 +73,7 @@ def main(
         tracking.log_job(summary, model=model, out=out)
     report(summary, out)
     print(f"run {run.info.run_id} in experiment {experiment}")
-    return ALERT if summary.drifted or summary.flagged > most * summary.rows else 0
+    return ALERT if summary.drifted or summary.flagged > fail_on_flagged * summary.rows else 0
 
 
 def open_model(model: str) -> Detector:

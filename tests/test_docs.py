@@ -68,6 +68,12 @@ def test_getting_started_runs(template_db: Path, tmp_path: Path) -> None:
     assert (tmp_path / "model" / "SHA256SUMS").is_file()
 
 
+def test_the_page_on_mlflow_runs(template_db: Path, tmp_path: Path) -> None:
+    shutil.copyfile(template_db, tmp_path / "mlflow.db")
+    run_python("\n".join(python_blocks("docs/mlflow.md")), tmp_path)
+    assert (tmp_path / "scores" / "_SUCCESS").is_file()
+
+
 def test_the_tour_of_the_families_runs(tmp_path: Path) -> None:
     run_python("\n".join(python_blocks("docs/families.md")), tmp_path)
 

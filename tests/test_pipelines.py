@@ -86,7 +86,12 @@ def test_what_training_prints_can_be_run(trained: tuple[Path, str]) -> None:
 def nightly(trained: tuple[Path, str], tmp_path: Path) -> Path:
     """The folder of a scheduled job: the store with the registered model, rows to score, and a file of options."""
     folder = shutil.copytree(trained[0], tmp_path / "nightly")
-    lines = ['model = "models:/wine-flow@champion"', 'inputs = ["out/demo/held_out.*"]', 'out = "daily"', "most = 0.01"]
+    lines = [
+        'model = "models:/wine-flow@champion"',
+        'inputs = ["out/demo/held_out.*"]',
+        'out = "daily"',
+        "fail_on_flagged = 0.01",
+    ]
     (folder / "score.toml").write_text("\n".join([*lines, 'keep = ["label"]', 'experiment = "nightly"']))
     return folder
 
@@ -105,7 +110,7 @@ def test_scoring_by_the_registry_and_a_file_of_options(nightly: Path) -> None:
     assert np.array_equal(scores["score"], pd.read_parquet(nightly / "out/demo/scores")["score"])
     assert "label" in scores
     assert f"{scores['is_anomaly'].sum()} of {len(scores)} rows flagged" in printed
-    run_job("score.py", nightly, "--config", "score.toml", "--most", "1")
+    run_job("score.py", nightly, "--config", "score.toml", "--fail-on-flagged", "1")
     again, first = runs_of(nightly)
     assert first.info.run_id in printed
     assert (first.info.status, again.info.status) == ("FINISHED", "FINISHED")
@@ -118,7 +123,7 @@ def test_scoring_by_the_registry_and_a_file_of_options(nightly: Path) -> None:
 
 @pytest.mark.slow
 def test_the_codes_that_scoring_ends_with(nightly: Path) -> None:
-    job = ("score.py", nightly, "--config", "score.toml", "--most", "1")
+    job = ("score.py", nightly, "--config", "score.toml", "--fail-on-flagged", "1")
     (nightly / "wrong.toml").write_text('modle = "x"\n')
     run_job("score.py", nightly, "--config", "wrong.toml", code=2)
     run_job(*job)

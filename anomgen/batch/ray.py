@@ -7,6 +7,7 @@ import os
 import pickle
 import signal
 import threading
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -83,14 +84,25 @@ def score_units(
     halt.unlink(missing_ok=True)
     with _cluster(workers or min(local.default_workers(), len(units))) as ray, _watching(stop, halt):
         job = ray.put((detector, list(units), folder.resolve(), options, frozenset(done), Path.cwd()))
-        for outcome in _outcomes(ray, job, len(units), workers):
-            records, error = pickle.loads(outcome)
-            if error is not None:
-                raise error
-            for record in records:
-                if progress is not None:
-                    progress(record.rows + record.bad)
-                yield record
+        outcomes = _outcomes(ray, job, len(units), workers)
+        try:
+            yield from _unpacked(outcomes, progress)
+        except (Exception, GeneratorExit):
+            # Workers that are dropped in the middle of a part would have Ray complain; these end with it.
+            halt.touch()
+            deque(outcomes, maxlen=0)
+            raise
+
+
+def _unpacked(outcomes: Iterator[bytes], progress: Callable[[int], None] | None) -> Iterator[Record]:
+    for outcome in outcomes:
+        records, error = pickle.loads(outcome)
+        if error is not None:
+            raise error
+        for record in records:
+            if progress is not None:
+                progress(record.rows + record.bad)
+            yield record
 
 
 class _Worker:
