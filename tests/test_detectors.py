@@ -96,7 +96,7 @@ class TestScores:
         assert (detector.predict(X) == -1).sum() == 150
         assert np.array_equal(detector.score_samples(X), scores)
         for wrong in ({}, {"threshold": 1.0, "contamination": 0.1}):
-            with pytest.raises(ValueError, match="either"):
+            with pytest.raises(ValueError, match="one of"):
                 detector.set_threshold(**wrong)
 
     def test_scores_are_nats_in_the_users_units(self, family: str) -> None:
