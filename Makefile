@@ -34,8 +34,9 @@ format: $(VENV)/.installed-test ## repair what can be repaired by machine
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
-bench: $(VENV)/.installed-bench ## the speed and accuracy figures, next to their peers (tables below DATA=data)
+bench: $(VENV)/.installed-bench ## the figures of speed, accuracy and jobs, next to their peers (tables below DATA=data)
 	$(BIN)/python pipelines/benchmark_speed.py
+	$(BIN)/python pipelines/benchmark_batch.py --data $(DATA)
 	$(BIN)/python pipelines/benchmark_tables.py --data $(DATA) --out tables.csv
 
 docs: $(VENV)/.installed-docs ## the HTML documentation, in docs/_build/html
