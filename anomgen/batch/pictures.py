@@ -70,8 +70,12 @@ class FolderInput:
 
     def _chunk(self, start: int, stop: int) -> Chunk:
         numbers, images, bad = [], [], []
+        refused = self.folder.refused
         for row in range(start, stop):
             name = self.folder.found[row]
+            if name in refused:
+                bad.append(Bad(row, "", refused[name], name))
+                continue
             try:
                 images.append(self.folder.decode(name))
                 numbers.append(row)

@@ -82,11 +82,12 @@ def open_checked(
     told = _types(detector)
     stray = on_bad != "fail" and not is_parquet(place)
     texts = {} if is_parquet(place) else {name: kind for name, kind in told.items() if kind == "string"}
-    looks = open_found([found], types=texts, stray=stray)
+    looks = open_found([found], types=texts, stray=stray, unknown="null")
     _check_kept(place, keep, looks.names)
     names = _names(detector, place, [name for name in looks.names if name not in keep])
     wrong = _missing(names, looks.names)
     types = {name: kind for name, kind in told.items() if _decides(place, name, kind, looks)}
+    types |= {name: _dates(detector, name) for name in names if _is_unseen_date(detector, name, looks)}
     by_folder = {name: types[name] for name in looks.partitions[0] if name in types}
     for name, text in _mistyped(detector, names, looks.schema | by_folder).items():
         kind = _fitting(found, name, KINDS.get(_roles(detector, names)[name], ())) if stray else None
@@ -128,6 +129,16 @@ def _decides(place: Place, name: str, kind: str, looks: Source) -> bool:
         return True
     # JSON says itself what is true or a number.
     return is_ndjson(place) and kind != "bool"
+
+
+def _is_unseen_date(detector: Detector, name: str, looks: Source) -> bool:
+    return looks.schema.get(name) == "null" and _roles(detector, [name]).get(name) == "datetime"
+
+
+def _dates(detector: Detector, name: str) -> str:
+    encoder = detector.encoder_
+    zone = next(dtype.zone for one, dtype in zip(encoder.names_, encoder.dtypes_, strict=True) if str(one) == name)
+    return "timestamp[us]" if zone is None else f"timestamp[us, tz={zone}]"
 
 
 def _fitting(found: Found, name: str, kinds: Sequence[str]) -> str | None:

@@ -169,16 +169,14 @@ def stream(place: Place) -> Any:
 
 
 def fingerprint(place: Place) -> dict[str, Any]:
-    """The size of a file and what its bytes tell it by: the footer of a Parquet file, else its first and last MiB."""
+    """The size of a file and a digest of its first and last MiB, of a Parquet file of its whole footer."""
     with place.open("rb") as file:
         length = file.seek(0, os.SEEK_END)
         file.seek(max(length - 8, 0))
         tail = file.read()
         footer = int.from_bytes(tail[:4], "little") + 8 if is_parquet(place) and tail.endswith(b"PAR1") else 0
-        digest = hashlib.sha256()
-        if not footer:
-            file.seek(0)
-            digest.update(file.read(PROBED))
-        file.seek(max(length - (footer or PROBED), 0))
+        file.seek(0)
+        digest = hashlib.sha256(file.read(PROBED))
+        file.seek(max(length - max(footer, PROBED), 0))
         digest.update(file.read())
     return {"size": length, "sha256": digest.hexdigest()}

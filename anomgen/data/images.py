@@ -234,6 +234,11 @@ class ImageFolder:
         """The names of all files, bad ones too."""
         return self._found
 
+    @property
+    def refused(self) -> dict[str, str]:
+        """The files found bad so far, by their headers at least, and why; no pixels are decoded for it."""
+        return dict(self._bad)
+
     def decode(self, name: str) -> Pixels:
         """The image in the file of this name.
 

@@ -40,8 +40,6 @@ def json_schema(place: Place, types: Mapping[str, str], *, stray: bool) -> Any:
 def _kind(found: Any) -> Any:
     import pyarrow as pa
 
-    if pa.types.is_null(found):
-        return pa.float64()
     return pa.timestamp("us", found.tz) if pa.types.is_timestamp(found) else found
 
 

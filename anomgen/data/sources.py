@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomgen.data import arrays
-from anomgen.data.files import Found, Paths, Place, find, naming, several
+from anomgen.data.files import Found, Paths, Place, find, is_parquet, naming, several
 from anomgen.data.pieces import recut, strict
 from anomgen.data.tables import (
     NUMBERLESS,
@@ -165,8 +165,12 @@ def open_found(
     types: Mapping[str, str] | None = None,
     *,
     stray: bool = False,
+    unknown: str = "double",
 ) -> Source:
-    """As :func:`open_source`, of files that have been found; with `stray`, a text among numbers is no error yet."""
+    """As :func:`open_source`, of files that have been found.
+
+    With `stray`, a text among numbers is no error yet; `unknown` is the type of columns of which nothing was seen.
+    """
     files = tuple(one.place for one in found)
     kinds = [arrays.is_array(file) for file in files]
     if all(kinds):
@@ -174,7 +178,7 @@ def open_found(
     if any(kinds):
         raise ValueError(f"{several(files)}: arrays (npz, IDX) and tables cannot be read as one source")
     given = partition_types([one.partitions for one in found], types or {})
-    opened = [_schema(file, types or {}, given, stray) for file in files]
+    opened = [_schema(file, types or {}, given, stray, unknown) for file in files]
     schemas = [schema for schema, _ in opened]
     names = tuple(map(str, columns)) if columns is not None else tuple(schemas[0].names)
     for file, schema in zip(files, schemas, strict=True):
@@ -218,7 +222,9 @@ def array_label(place: Place, label: str) -> Array:
         return arrays.label(place, label)
 
 
-def _schema(place: Place, types: Mapping[str, str], given: Mapping[str, Any], stray: bool) -> tuple[Any, list[str]]:
+def _schema(
+    place: Place, types: Mapping[str, str], given: Mapping[str, Any], stray: bool, unknown: str
+) -> tuple[Any, list[str]]:
     """Names and types of the columns of a file, and which of them its folders give."""
     import pyarrow as pa
 
@@ -229,7 +235,8 @@ def _schema(place: Place, types: Mapping[str, str], given: Mapping[str, Any], st
         twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
         if twice:
             raise ValueError(f"the columns {twice} appear more than once; give each its own name")
-        own = [f.with_type(arrow_type(f.name, types.get(f.name, f.type))) for f in schema]
+        looks = {f.name: unknown if pa.types.is_null(f.type) and not is_parquet(place) else f.type for f in schema}
+        own = [f.with_type(arrow_type(f.name, types.get(f.name, looks[f.name]))) for f in schema]
         more = [name for name in given if name not in schema.names]
         return pa.schema([*own, *(pa.field(name, given[name]) for name in more)]), more
 

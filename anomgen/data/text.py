@@ -95,9 +95,7 @@ def csv_schema(place: Place, types: Any, *, stray: bool) -> Any:
         kind = column.type
         if pa.types.is_string(kind) and column.name not in types and not stray:
             no_stray_text(column.name, cells)
-        if pa.types.is_null(kind):
-            kind = pa.float64()
-        elif pa.types.is_date(kind) or pa.types.is_timestamp(kind):
+        if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
             kind = pa.timestamp("us", getattr(kind, "tz", None))
         elif pa.types.is_time(kind) or pa.types.is_binary(kind):
             kind = pa.string()
