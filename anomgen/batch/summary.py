@@ -133,14 +133,17 @@ def score_quantiles(folder: Path, order: Iterable[str]) -> dict[str, float]:
     Every row draws a number by its input and its place there; those with the lowest ones are a uniform sample.
     """
     lowest, highest = np.inf, -np.inf
-    keys, sample = np.empty(0), np.empty(0)
+    keys, sample, below = np.empty(0), np.empty(0), 1.0
     for number, rows, scores in _scores(folder, order):
         lowest, highest = min(lowest, float(scores.min())), max(highest, float(scores.max()))
-        keys = np.concatenate([keys, uniforms(number, rows)])
-        sample = np.concatenate([sample, scores])
+        drawn = uniforms(number, rows)
+        chosen = drawn < below
+        keys = np.concatenate([keys, drawn[chosen]])
+        sample = np.concatenate([sample, scores[chosen]])
         if len(keys) > SAMPLE:
             kept = np.argsort(keys, kind="stable")[:SAMPLE]
             keys, sample = keys[kept], sample[kept]
+            below = keys[-1]
     if not len(sample):
         return {}
     between = np.quantile(sample, LEVELS).tolist()
