@@ -178,7 +178,8 @@ An anomaly detector saved by anomgen {versions()["anomgen"]}. `anomgen.load(path
 - Statistic: {type(detector.statistic_).__name__}; rows that score below {detector.offset_:.6g} are flagged.
 - At the last check: {measured}, epoch {detector.n_epochs_} (kept: {detector.best_epoch_}).
 - {_calibrated(detector)}
-- Training rows: sha256 `{detector.data_digest_}`. The folder holds {_held_rows(detector)}levels, ranges and quantiles of columns.
+- Training rows: sha256 `{detector.data_digest_}`.
+- The folder holds {_held_rows(detector)}levels, ranges and quantiles of columns.
 
 | column | kind | missing | why |
 |---|---|---|---|
