@@ -140,3 +140,6 @@ def test_models_of_every_format_score_the_same_forever(version: str) -> None:
     detector = anomgen.load(FORMATS / version / "model")
     assert detector.score_samples(rows) == pytest.approx(expected["scores"], rel=1e-5)
     assert detector.predict(rows).tolist() == expected["flags"]
+    if "p_values" in expected:
+        # A rank may move by one where scores differ in the last bits.
+        assert detector.p_values(rows) == pytest.approx(expected["p_values"], abs=1.5 / len(detector.calibration_))
