@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from anomgen import MixtureDetector
 from anomgen.batch.faults import faults
 from anomgen.batch.inputs import open_inputs
+from anomgen.data.bad import Bad
 from anomgen.detector import Detector
 
 PIPELINES = Path(__file__).parents[1] / "pipelines"
@@ -173,6 +174,12 @@ def test_damaged_files_lose_no_row(malformed: ModuleType, tmp_path: Path, full: 
         kinds.add(case.path.name.partition(".")[2])
     assert complaints == []
     assert len(kinds) == 6
+
+
+def test_half_a_character_can_be_listed() -> None:
+    bad = Bad(3, "city", "it is no text", "\ud800" * 300)
+    assert bad.value.startswith("\\ud800")
+    assert len(bad.value.encode()) == 200
 
 
 def test_what_a_complaint_is_about(malformed: ModuleType, tmp_path: Path) -> None:

@@ -29,7 +29,9 @@ class Bad:
     value: str = ""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "value", self.value[:SHOWN])
+        # Half a character, which JSON can write and UTF-8 cannot, is shown by its number.
+        shown = self.value[:SHOWN].encode("utf-8", "backslashreplace").decode()
+        object.__setattr__(self, "value", shown[:SHOWN])
 
     def __str__(self) -> str:
         where = [f"row {self.row:,}"] if self.row >= 0 else []
