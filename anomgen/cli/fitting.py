@@ -62,7 +62,7 @@ def fit(
     skip_bad
         Leave out image files that cannot be read.
     memory
-        Rows that would take more, such as 500MB or 2GiB, are not held: they are read from their files in every epoch.
+        Rows that would take more, such as 500MB or 2GiB, are not held: they pass by, from temporary files.
     seed
         Seeds everything that is random.
     device
