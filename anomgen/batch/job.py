@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -146,7 +146,8 @@ def score_files(
     """
     detector = model if isinstance(model, Detector) else load(model)
     limit = float(detector.offset_ if threshold is None else threshold)
-    _check_numbers(chunk_rows, part_rows, explain, max_bad_fraction, engine)
+    least = {"chunk_rows": (chunk_rows, 1), "part_rows": (part_rows, 1), "explain": (explain, 0)}
+    _check_numbers({**least, "workers": (1 if workers is None else workers, 1)}, max_bad_fraction, engine)
     _check_options(detector, limit, keep, fdr)
     _check_abilities(detector, explain, fail_on_drift, maps is not None)
     opened = open_inputs(detector, inputs, keep, chunk_rows, mode, on_bad_row)
@@ -222,8 +223,8 @@ def _check_abilities(detector: Detector, explain: int, drift: float | None, maps
         raise ValueError("maps= are of images, and the detector was fitted on a table")
 
 
-def _check_numbers(chunk_rows: int, part_rows: int, explain: int, max_bad_fraction: float, engine: str) -> None:
-    for name, value, least in (("chunk_rows", chunk_rows, 1), ("part_rows", part_rows, 1), ("explain", explain, 0)):
+def _check_numbers(at_least: Mapping[str, tuple[int, int]], max_bad_fraction: float, engine: str) -> None:
+    for name, (value, least) in at_least.items():
         if value < least:
             raise ValueError(f"{name}={value} must be at least {least}")
     if not 0 <= max_bad_fraction <= 1:
