@@ -12,6 +12,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import numpy as np
 import pandas as pd
 import pytest
@@ -267,6 +268,16 @@ def test_the_summary_as_json_and_events(place: Path, tmp_path: Path, capsys: pyt
     assert [line["event"] for line in events][:1] == ["begin"]
     assert sum(line["rows"] for line in events if line["event"] == "part") == 1_000
     assert events[-1]["event"] == "end"
+
+
+def test_a_tracked_job(place: Path, tmp_path: Path, tracking_uri: str, capsys: pytest.CaptureFixture[str]) -> None:
+    job = ("score", place / "model", place / "new.parquet", "--out", tmp_path / "out", "--experiment", "nightly")
+    assert run(*job, "--json") == 0
+    captured = capsys.readouterr()
+    [logged] = mlflow.search_runs(experiment_names=["nightly"], output_format="list")
+    assert json.loads(captured.out)["run"] == logged.info.run_id
+    assert logged.data.metrics["rows"] == 1_000
+    assert captured.err == ""
 
 
 def test_alerts_end_a_finished_job_with_5(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

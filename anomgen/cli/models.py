@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from contextlib import redirect_stderr
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -90,11 +91,18 @@ def load_saved(model: str) -> Detector:
     if is_address(model):
         from anomgen.tracking import load_model
 
-        with redirect_stderr(io.StringIO()):  # MLflow draws a bar for every download
+        with quiet():
             return load_model(model)
     from anomgen.families import load
 
     return load(model)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep MLflow's bars and notes off standard error; warnings and events are shown all the same."""
+    with redirect_stderr(io.StringIO()):
+        yield
 
 
 def is_address(model: str) -> bool:

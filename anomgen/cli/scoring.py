@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 from anomgen.cli.exits import ALERT
 from anomgen.cli.log import event
-from anomgen.cli.models import load_saved
+from anomgen.cli.models import load_saved, quiet
 from anomgen.cli.options import AT_LEAST_ONE, FRACTION, NOT_NEGATIVE, SHARE, Flags, Mode
 from anomgen.cli.output import print_facts, print_json, row_counter, share
 from anomgen.cli.parameters import UsageError
@@ -43,6 +43,8 @@ def score(
     chunk_rows: Annotated[int, Parameter(validator=AT_LEAST_ONE)] = 65_536,
     part_rows: Annotated[int, Parameter(validator=AT_LEAST_ONE)] = 262_144,
     overwrite: Annotated[bool, Flags] = False,
+    track: Annotated[bool, Flags] = False,
+    experiment: str | None = None,
     json: Annotated[bool, Flags] = False,
 ) -> int:
     """Score the rows of files, however large, into Parquet files of parts.
@@ -94,6 +96,10 @@ def score(
         Rows of a part, about.
     overwrite
         Remove the scores of an earlier job first.
+    track
+        Log the summary, the drift and the digests of model and inputs to MLflow.
+    experiment
+        MLflow experiment; implies --track.
     json
         Print the summary as JSON.
     """
@@ -126,11 +132,21 @@ def score(
             log=event,
         )
     quality = evaluate(out, label, normal) if label else None
+    logged = _log_run(summary, model, out, experiment) if track or experiment else None
     if json:
-        print_json({**asdict(summary), **({"quality": quality} if quality else {})})
+        more = {"quality": quality, "run": logged}
+        print_json({**asdict(summary), **{name: value for name, value in more.items() if value}})
     else:
-        print_facts(_facts(summary, quality, out, detector.statistic_.unit))
+        print_facts({**_facts(summary, quality, out, detector.statistic_.unit), "run": logged})
     return ALERT if _alarms(summary, fail_on_flagged) else 0
+
+
+def _log_run(summary: Summary, model: str, out: Path, experiment: str | None) -> str:
+    """The id of the run that holds what a job did."""
+    from anomgen.tracking import log_job
+
+    with quiet():
+        return log_job(summary, model=model, out=str(out), experiment=experiment, run_name=out.name)
 
 
 def _facts(summary: Summary, quality: Mapping[str, float] | None, out: Path, unit: str) -> dict[str, object]:
