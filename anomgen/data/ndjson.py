@@ -14,6 +14,8 @@ from anomgen.data.files import Place
 from anomgen.data.pieces import Piece
 from anomgen.data.text import blocks
 
+REFUSALS = (ValueError, TypeError, OverflowError)
+"""What Arrow raises for a value of another type, besides its own exceptions."""
 NO_OBJECT = "the line is no JSON object"
 
 
@@ -128,22 +130,40 @@ def _column(values: list[Any], kind: Any) -> tuple[Any, list[tuple[int, str]]]:
     import pyarrow as pa
 
     if pa.types.is_string(kind) or pa.types.is_timestamp(kind):
-        wrong = [(i, "it is not text") for i, v in enumerate(values) if v is not None and not isinstance(v, str)]
-        left = [v.encode("utf-8", "surrogatepass") if isinstance(v, str) else None for v in values]
-        array, more = cast(pa.array(left, pa.binary()), kind)
-        return array, wrong + more
-    is_bool = pa.types.is_boolean(kind)
-    named = "true or false" if is_bool else "a number" if pa.types.is_floating(kind) else str(kind)
-    wrong, kept = [], []
-    for i, value in enumerate(values):
-        try:
-            if value is not None and isinstance(value, bool) != is_bool:
-                raise TypeError
-            kept.append(pa.scalar(value, kind))
-        except (pa.ArrowInvalid, pa.ArrowTypeError, TypeError, OverflowError):
-            wrong.append((i, f"it is not {named}"))
-            kept.append(pa.scalar(None, kind))
-    return pa.array([one.as_py() for one in kept], kind), wrong
+        no_text = [(i, "it is not text") for i, v in enumerate(values) if v is not None and not isinstance(v, str)]
+        raw = [v.encode("utf-8", "surrogatepass") if isinstance(v, str) else None for v in values]
+        array, misfits = cast(pa.array(raw, pa.binary()), kind)
+        return array, no_text + misfits
+    named, types = _wanted(kind)
+    left = [v if types is None or type(v) in types else None for v in values]
+    wrong = {i for i, v in enumerate(values) if v is not None and left[i] is None}
+    try:
+        array = pa.array(left, kind)
+    except (*REFUSALS, pa.ArrowException):
+        wrong |= {i for i, v in enumerate(left) if v is not None and not _is(v, kind)}
+        array = pa.array([None if i in wrong else v for i, v in enumerate(left)], kind)
+    return array, [(i, f"it is not {named}") for i in sorted(wrong)]
+
+
+def _wanted(kind: Any) -> tuple[str, tuple[type, ...] | None]:
+    """What a column of a type holds, in words and as what Python reads from JSON."""
+    import pyarrow as pa
+
+    if pa.types.is_boolean(kind):
+        return "true or false", (bool,)
+    if pa.types.is_floating(kind):
+        return "a number", (int, float)
+    return ("a whole number", (int,)) if pa.types.is_integer(kind) else (str(kind), None)
+
+
+def _is(value: Any, kind: Any) -> bool:
+    import pyarrow as pa
+
+    try:
+        pa.scalar(value, kind)
+    except (*REFUSALS, pa.ArrowException):
+        return False
+    return True
 
 
 def _read(content: bytes, target: Any) -> Any:
