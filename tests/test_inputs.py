@@ -191,6 +191,17 @@ def test_inputs_can_be_pickled(detector: Detector, frame: pd.DataFrame, tmp_path
         assert numbers_of(read([again])) == list(range(N))
 
 
+def test_numbers_of_an_array_may_begin_whole(numbers: np.ndarray, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(text, "BLOCK", 200)
+    detector = MixtureDetector(**OPTIONS).fit(numbers)
+    (tmp_path / "a.csv").write_text("a,b,c\n" + "1,2,3\n" * 100 + "0.5,1.5,oops\n0.5,1.5,2.5\n")
+    with pytest.raises(ValueError, match="row 100, column 'c'"):
+        read(open_inputs(detector, tmp_path / "a.csv"))
+    chunks = read(open_inputs(detector, tmp_path / "a.csv", on_bad="skip"))
+    assert numbers_of(chunks) == [*range(100), 101]
+    assert scored(detector, chunks)[-1] == detector.score_samples([[0.5, 1.5, 2.5]])[0]
+
+
 # ---------------------------------------------------------------------- bad rows
 
 

@@ -43,7 +43,8 @@ def open_inputs(
     detector : Detector
     inputs : path, pattern, ImageFolder, or sequence of them
     keep : sequence of str
-        Columns to hand over beside the rows.
+        Columns to hand over beside the rows. A cell that does not fit the type of its column, which is decided as by
+        :func:`anomgen.data.open_source`, makes its row a bad one here too.
     chunk_rows : int
         Rows of a chunk at most; of images fewer, as memory asks for.
     mode : {"L", "RGB"}, optional

@@ -88,6 +88,8 @@ def open_checked(
     wrong = _missing(names, looks.names)
     types = {name: kind for name, kind in told.items() if _decides(place, name, kind, looks)}
     types |= {name: _dates(detector, name) for name in names if _is_unseen_date(detector, name, looks)}
+    if detector.encoder_.container_ != "frame" and not is_parquet(place):
+        types |= dict.fromkeys(names, "double")
     by_folder = {name: types[name] for name in looks.partitions[0] if name in types}
     for name, text in _mistyped(detector, names, looks.schema | by_folder).items():
         kind = _fitting(found, name, KINDS.get(_roles(detector, names)[name], ())) if stray else None
