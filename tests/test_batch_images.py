@@ -345,7 +345,7 @@ def test_the_command_line_from_a_folder_to_a_folder(
     assert run(*scored, "--maps", tmp_path / "maps", "--on-bad-row", "quarantine") == 0
     told = capsys.readouterr().out
     assert "20 rows" in told
-    assert "3 rows left out" in told
+    assert "3 of 23" in told
     assert str(tmp_path / "out" / "_quarantine") in told
     assert len(ImageFolder(tmp_path / "maps")) == 20
     assert run("sample", tmp_path / "model", "-n", 3, "--out", tmp_path / "drawn") == 0

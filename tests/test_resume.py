@@ -81,7 +81,7 @@ def run_and_kill(job: dict[str, Any], runs: list[dict[str, Any]], folder: Path) 
 
 def test_a_kill_before_any_rename_or_flush(job: dict[str, Any], whole: Path, tmp_path: Path, full: bool) -> None:
     """Among them every point between the rename of a part and its line in the manifest."""
-    step = 1 if full else 9
+    step = 1 if full else 12
     calls = range(1, 120, step)
     runs = [run for k in calls for run in ({"out": str(tmp_path / f"{k}"), "call": k}, {"out": str(tmp_path / f"{k}")})]
     ends = run_and_kill(job, runs, tmp_path)
@@ -101,9 +101,9 @@ def test_kills_at_random_moments(job: dict[str, Any], whole: Path, tmp_path: Pat
     chance = random.Random(0)
     jobs = range(8 if full else 2)
     runs = [
-        {"out": str(tmp_path / f"{j}"), **({"after": chance.uniform(0, usual)} if k < 4 else {})}
+        {"out": str(tmp_path / f"{j}"), **({"after": chance.uniform(0, usual)} if k < 3 else {})}
         for j in jobs
-        for k in range(5)
+        for k in range(4)
     ]
     ends = run_and_kill(job, runs, tmp_path)
     assert -signal.SIGKILL in [end["code"] for end in ends]
@@ -138,6 +138,17 @@ def test_a_signal_ends_the_job_at_the_end_of_a_part(
     assert len(there["_manifest.ndjson"].splitlines()) == 1 + len(parts)
     summary = score(job, tmp_path / "out")
     assert summary.resumed == len(parts)
+    assert tree(tmp_path / "out") == tree(whole)
+
+
+def test_two_jobs_do_not_work_in_one_folder(job: dict[str, Any], whole: Path, tmp_path: Path) -> None:
+    def meanwhile(_: int) -> None:
+        with pytest.raises(batch.Interrupted, match=r"another job is at work in .*out; start this one again"):
+            score(job, tmp_path / "out")
+        with pytest.raises(batch.Interrupted, match="another job is at work"):
+            score(job, tmp_path / "out", overwrite=True)
+
+    score(job, tmp_path / "out", progress=meanwhile)
     assert tree(tmp_path / "out") == tree(whole)
 
 

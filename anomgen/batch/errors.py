@@ -14,4 +14,4 @@ class TooManyBadRows(ValueError):
 
 
 class Interrupted(RuntimeError):
-    """The job was told to stop, finished the part it was at, and goes on from there when it is started again."""
+    """The job was told to stop and finished the part it was at, or another run of it is at work: start it again."""

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from anomgen import explain as explaining
 from anomgen.batch.inputs import Input, Inputs, Mode, OnBad, open_inputs
-from anomgen.batch.output import describe_job, is_begun, open_output
+from anomgen.batch.output import alone, describe_job, is_begun, open_output
 from anomgen.batch.plan import make_plan
 from anomgen.batch.run import Log, Run
 from anomgen.batch.schema import image_encoder
@@ -142,7 +142,7 @@ def score_files(
     TooManyBadRows
         As soon as more than `max_bad_fraction` of at least 1,000 rows are bad, and at the end.
     Interrupted
-        If the job was asked to stop before it was done.
+        If the job was asked to stop before it was done, or another one is at work in `out`.
     """
     detector = model if isinstance(model, Detector) else load(model)
     limit = float(detector.offset_ if threshold is None else threshold)
@@ -159,7 +159,7 @@ def score_files(
     drawn = None if maps is None else str(maps)
     options = Options(limit, explain, on_bad_row == "quarantine", drawn, several=len(opened) > 1)
     plan = make_plan(opened, part_rows)
-    with _stopping() as stop:
+    with alone(Path(out)), _stopping() as stop:
         manifest = open_output(Path(out), header, overwrite)
         run = Run(detector, plan, Path(out), manifest, options, max_bad_fraction, log or _silent)
         run.score(import_module(ENGINES[engine]).score_units, workers, stop, progress)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from anomgen.batch.chunks import Input
-from anomgen.batch.errors import ModelMismatch
+from anomgen.batch.errors import Interrupted, ModelMismatch
 from anomgen.batch.manifest import FORMAT, MANIFEST, Manifest
 from anomgen.batch.part import QUARANTINE
 from anomgen.batch.whole import PARTIAL, remove_partial
@@ -64,6 +67,33 @@ def digest_of(detector: Detector) -> str:
     return digest.hexdigest()
 
 
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep other jobs out of a folder while a block runs; the folder is made. A kill ends that, too.
+
+    Raises
+    ------
+    Interrupted
+        If another job is at work there.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file; name a folder for the scores")
+    folder.mkdir(parents=True, exist_ok=True)
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(opened)
+        raise Interrupted(f"another job is at work in {folder}; start this one again when that has ended") from None
+    except OSError:
+        # A file system that knows no locks.
+        pass
+    try:
+        yield
+    finally:
+        os.close(opened)
+
+
 def is_begun(folder: Path, header: Mapping[str, Any]) -> bool:
     """Whether a folder holds the scores of this very job, complete or not."""
     return (folder / MANIFEST).is_file() and Manifest.read(folder).header == header
@@ -79,9 +109,7 @@ def open_output(folder: Path, header: dict[str, Any], overwrite: bool) -> Manife
     ModelMismatch
         If it holds scores of another model, under other options or of other inputs, and `overwrite` is False.
     """
-    if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"{folder} is a file; name a folder for the scores")
-    found = sorted(folder.iterdir()) if folder.exists() else []
+    found = sorted(folder.iterdir())
     manifest = Manifest.read(folder) if (folder / MANIFEST).is_file() and not overwrite else None
     recorded = () if manifest is None else manifest.records
     foreign = [path for path in found if path.name not in recorded and not _is_ours(path)]
@@ -99,7 +127,6 @@ def open_output(folder: Path, header: dict[str, Any], overwrite: bool) -> Manife
             "overwrite"
         )
     _clear(folder, found)
-    folder.mkdir(parents=True, exist_ok=True)
     return Manifest.begin(folder, header)
 
 
