@@ -179,12 +179,15 @@ def _selection(summary: Summary) -> str | None:
 
 
 def _drift(summary: Summary) -> str | None:
-    """The column that has moved farthest."""
+    """What has moved farthest from the training rows, a column or the score."""
     if summary.drift is None:
         return None
-    worst = summary.drift["worst"]
-    index = summary.drift["columns"][worst]["psi"]
-    return f"{worst} most, by an index of {index:.3f}{': more than allowed' if summary.drifted else ''}"
+    score = summary.drift["score"]
+    shifts = {**summary.drift["columns"], **({"the score": score} if score else {})}
+    worst = max(shifts, key=lambda name: shifts[name]["psi"] - shifts[name]["expected"])
+    if not shifts[worst]["significant"]:
+        return "none beyond chance"
+    return f"{worst} most, by an index of {shifts[worst]['psi']:.3f}"
 
 
 def _alarms(summary: Summary, fail_on_flagged: float | None) -> bool:
