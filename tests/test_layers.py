@@ -38,7 +38,7 @@ LAYERS = {
 }
 
 # Packages that only these modules may name.
-ONLY_IN = {"mlflow": {"tracking"}, "cyclopts": {"cli"}}
+ONLY_IN = {"mlflow": {"tracking"}, "cyclopts": {"cli"}, "ray": {"batch"}}
 # Modules that must work without these packages.
 WITHOUT = {"encode": {"torch", "sklearn"}, "persist": {"sklearn"}, "calibrate": {"torch", "sklearn"}}
 

@@ -6,10 +6,11 @@ import logging
 import os
 import pickle
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ ATTEMPTS = 4
 """How often a unit is given to a worker: Ray would start one that dies over a unit again for ever."""
 HALT = f".halt{PARTIAL}"
 """File in the folder of scores that tells workers, on whatever machine, to begin no more parts."""
+TALLY = f".unit-{{}}{PARTIAL}"
+"""File there that counts how often a unit was begun, until it is done."""
 POLL_SECONDS = 0.2
 
 
@@ -127,7 +130,7 @@ class _Worker:
     def _outcome(self, number: int) -> bytes:
         """The records of a unit, or the error that it caused: one that Ray need not understand."""
         try:
-            with _attempt(self.folder / f".unit-{number}{PARTIAL}", self.units[number]):
+            with _attempt(self.folder / TALLY.format(number), self.units[number]):
                 return pickle.dumps((list(self._score(self.units[number])), None))
         except Exception as error:
             return pickle.dumps(([], error))
@@ -139,7 +142,7 @@ class _Worker:
 
 @contextmanager
 def _attempt(tally: Path, unit: Unit) -> Iterator[None]:
-    """Count in a file how often a unit was begun, until it is done."""
+    """Count how often a unit was begun, until it is done."""
     with tally.open("ab") as file:
         file.write(b".")
     if tally.stat().st_size > ATTEMPTS:
@@ -165,8 +168,14 @@ def _outcomes(ray: Any, job: Any, units: int, workers: int | None) -> Iterator[b
         compute=ray.data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=2),
         **resources,
     )
+    found = iter(outcomes.iter_rows())
     try:
-        for row in outcomes.iter_rows():
+        while True:
+            # What Ray has to say of workers that die is no result of the job.
+            with redirect_stdout(sys.stderr):
+                row = next(found, None)
+            if row is None:
+                return
             yield row["outcome"]
     except ray.exceptions.RayError as error:
         raise RuntimeError(
@@ -198,7 +207,8 @@ def _cluster(workers: int) -> Iterator[Any]:
         context.enable_progress_bars = bars
         logger.setLevel(level)
         if ours:
-            ray.shutdown()
+            with redirect_stdout(sys.stderr):
+                ray.shutdown()
 
 
 def _connect(ray: Any, workers: int) -> None:
@@ -223,7 +233,7 @@ def _connect(ray: Any, workers: int) -> None:
 
 @contextmanager
 def _watching(stop: Callable[[], bool], halt: Path) -> Iterator[None]:
-    """Leave the file `halt` as soon as `stop` is true; it goes with the block."""
+    """Leave the file `halt` as soon as `stop` is true; it goes with the block, and so do the tallies beside it."""
     over = threading.Event()
 
     def watch() -> None:
@@ -240,3 +250,5 @@ def _watching(stop: Callable[[], bool], halt: Path) -> Iterator[None]:
         over.set()
         thread.join()
         halt.unlink(missing_ok=True)
+        for tally in halt.parent.glob(TALLY.format("*")):
+            tally.unlink(missing_ok=True)
