@@ -238,3 +238,52 @@ def test_labels_of_a_table_and_of_an_archive(tmp_path: Path) -> None:
     np.savez(tmp_path / "t.npz", X=np.ones((2, 2)), y=np.arange(2))
     with pytest.raises(ValueError, match=r"t\.npz: there is no array 'z' among \['X', 'y'\]"):
         data.read_label(tmp_path / "t.npz", "z")
+
+
+@pytest.mark.parametrize("name", ["t.ndjson", "t.jsonl.gz"])
+def test_lines_of_json_are_a_table(tmp_path: Path, table: pd.DataFrame, name: str) -> None:
+    texts = table.assign(when=table["when"].dt.strftime("%Y-%m-%dT%H:%M:%S"))
+    texts.to_json(tmp_path / name, orient="records", lines=True, double_precision=15)
+    source = data.open_source(tmp_path / name, chunk_rows=300)
+    assert [len(chunk) for chunk in source.chunks()] == [300, 300, 300, 100]
+    pd.testing.assert_frame_equal(source.read(), table, check_dtype=False, rtol=1e-12)
+    assert source.read().dtypes.astype(str).to_dict() == table.dtypes.astype(str).to_dict()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"a": 1}\n{"a": "x"}\n', "row 1, column 'a': 'x' is of another type"),
+        ('{"a": 1}\n[2]\n{"a": 3}\n', "row 1: the line is no JSON object"),
+        ('{"a": 1}\n{"a": 2} {"a": 3}\n', "row 1: the line is no JSON object"),
+        ("[1]\n[2]\n", "it holds no JSON objects"),
+    ],
+)
+def test_lines_of_json_that_cannot_be_read(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "bad.ndjson").write_text(text)
+    with pytest.raises(ValueError, match=rf"bad\.ndjson: .*{message}"):
+        data.read_table(tmp_path / "bad.ndjson")
+
+
+def test_folders_that_name_a_value_are_columns(tmp_path: Path) -> None:
+    for month in ("01", "__HIVE_DEFAULT_PARTITION__"):
+        for label in ("a%20b", "7"):
+            folder = tmp_path / "t" / f"month={month}" / f"label={label}"
+            folder.mkdir(parents=True)
+            pd.DataFrame({"x": [0.0, 1.0], "label": ["own", "own"]}).to_parquet(folder / "own.parquet")
+            pd.DataFrame({"x": [0.0, 1.0]}).to_csv(folder / "x.csv", index=False)
+    with pytest.raises(ValueError, match=r"there is no column|are not in the first file"):
+        data.open_source(tmp_path / "t" / "month=01", columns=["month"])
+    whole = data.read_table(tmp_path / "t")
+    assert data.open_source(tmp_path / "t").schema == {"x": "double", "label": "large_string", "month": "int64"}
+    assert whole["month"].isna().tolist() == [False] * 8 + [True] * 8
+    assert sorted(whole["label"].unique()) == ["7", "a b", "own"]
+    assert data.read_label(tmp_path / "t", "month")[:2].tolist() == [1, 1]
+    assert data.read_label(str(tmp_path / "t" / "month=01" / "*" / "*.csv"), "label").tolist() == [
+        "7",
+        "7",
+        "a b",
+        "a b",
+    ]
+    with pytest.raises(ValueError, match=r"label=a b: it is not a whole number"):
+        data.open_source(tmp_path / "t", types={"label": "int64"})

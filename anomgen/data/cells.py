@@ -60,11 +60,18 @@ def cast(cells: Any, kind: Any) -> tuple[Any, list[tuple[int, str]]]:
     cells = _cleared(cells, wrong)
     text, not_text = _halves(cells, lambda part: part.cast(pa.string()), pa.string())
     wrong += [(at, NOT_UTF8) for at in not_text]
-    if pa.types.is_string(kind):
-        return text, wrong
+    if is_text(kind):
+        return text.cast(kind), wrong
     trimmed = pc.utf8_trim(text, " \t")
     array, misfits = _halves(trimmed, lambda part: part.cast(kind), kind)
     return array, wrong + [(at, f"it is not {_named(kind)}") for at in misfits]
+
+
+def is_text(kind: Any) -> bool:
+    """Whether an Arrow type is one of text."""
+    import pyarrow as pa
+
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def large(cells: Any) -> list[int]:
@@ -83,7 +90,7 @@ def damaged(column: Any) -> list[tuple[int, str]]:
     import pyarrow as pa
 
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+    if not is_text(kind):
         return []
     cells = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     cells = cells.cast(kind) if pa.types.is_dictionary(cells.type) else cells

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from anomgen.data.bad import SHOWN, Bad
-from anomgen.data.cells import cast, damaged
+from anomgen.data.cells import cast, damaged, is_text
 from anomgen.data.files import Place
 from anomgen.data.pieces import Piece
 from anomgen.data.text import blocks
@@ -56,12 +56,12 @@ def _looked_at(content: bytes, types: Mapping[str, str], stray: bool) -> Any:
     fields = []
     for name, values in columns.items():
         try:
-            kind = pa.infer_type(values.values())
+            kind = pa.array(list(values.values())).type
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
             kind = pa.string()
             if not stray and name not in types:
                 usual = type(next(value for value in values.values() if value is not None))
-                row = next(row for row, value in values.items() if not isinstance(value, usual | None))
+                row = next((row for row, value in values.items() if not isinstance(value, usual | None)), 0)
                 raise ValueError(
                     f"row {row:,}, column {name!r}: {str(values[row])[:SHOWN]!r} is of another type than the values "
                     "before it; correct it, or name the columns to read in columns=; rows are counted from 0"
@@ -129,7 +129,7 @@ def _column(values: list[Any], kind: Any) -> tuple[Any, list[tuple[int, str]]]:
     """Values as an array, null where one does not fit, and which those are and why."""
     import pyarrow as pa
 
-    if pa.types.is_string(kind) or pa.types.is_timestamp(kind):
+    if is_text(kind) or pa.types.is_timestamp(kind):
         no_text = [(i, "it is not text") for i, v in enumerate(values) if v is not None and not isinstance(v, str)]
         raw = [v.encode("utf-8", "surrogatepass") if isinstance(v, str) else None for v in values]
         array, misfits = cast(pa.array(raw, pa.binary()), kind)

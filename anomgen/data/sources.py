@@ -47,6 +47,10 @@ class Source:
         Number of rows, where the files say so without being read.
     chunk_rows : int
         Rows of a chunk; the last chunk of a file has fewer.
+    target : pyarrow.Schema or None
+        The columns as Arrow has them; None for arrays.
+    partitions : tuple of dict
+        For every file the columns that only its folders give, with their values.
     """
 
     files: tuple[Place, ...]
@@ -55,9 +59,7 @@ class Source:
     rows: int | None
     chunk_rows: int
     target: Any = field(repr=False)
-    """Arrow schema of the columns; None for arrays."""
     partitions: tuple[dict[str, str | None], ...] = field(repr=False)
-    """For every file the columns that its folders give."""
     _columns: Columns = field(repr=False)
 
     def chunks(self) -> Iterator[Any]:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from anomgen.data.bad import SHOWN, Bad
-from anomgen.data.cells import cast_columns, large
+from anomgen.data.cells import cast_columns, is_text, large
 from anomgen.data.files import Place, stream
 from anomgen.data.pieces import Piece
 
@@ -163,7 +163,7 @@ def _piece(block: Block, names: list[str], target: Any, start: int) -> Piece:
     header = None if block.first else names
     try:
         table = _read(block.content, header, target, None)
-        if not any(large(cells) for cells in table.columns if pa.types.is_string(cells.type)):
+        if not any(large(cells) for cells in table.columns if is_text(cells.type)):
             return Piece(np.arange(start, start + len(table)), table, [])
     except pa.ArrowInvalid:
         pass
