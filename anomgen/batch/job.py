@@ -61,9 +61,9 @@ def score_files(
     ``row``           number of the row in its file, from 0
     ``source``        the file
     ``file``          of folders of images: the path of the image below the folder
-    those of `keep`
+    (of `keep`)       as they were
     ``score``         nats; the higher, the more normal
-    ``p_value``       if the detector is calibrated, see :meth:`Detector.calibrate`
+    ``p_value``       if the detector is calibrated, see :meth:`anomgen.FlowDetector.calibrate`
     ``is_anomaly``    whether the score is below the threshold
     ``top_features``  with `explain`: names of the columns that contribute most to the anomaly
     ``selected``      with `fdr`: whether the row is reported at this false-discovery rate
