@@ -57,9 +57,9 @@ def _looked_at(content: bytes, types: Mapping[str, str], stray: bool) -> Any:
     for name, values in columns.items():
         try:
             kind = pa.array(list(values.values())).type
-        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+        except (*REFUSALS, pa.ArrowException):
             kind = pa.string()
-            if not stray and name not in types:
+            if not stray and name not in types and not all(isinstance(v, str | None) for v in values.values()):
                 usual = type(next(value for value in values.values() if value is not None))
                 row = next((row for row, value in values.items() if not isinstance(value, usual | None)), 0)
                 raise ValueError(
