@@ -62,6 +62,13 @@ class Run:
     options : Options
     max_bad_fraction : float
     log : callable
+    resumed : int
+        Parts that were found done.
+    scored : int
+        Rows scored by this run.
+    was_complete : bool
+        Whether there was nothing to do.
+    began : float
     """
 
     detector: Detector
@@ -72,6 +79,7 @@ class Run:
     max_bad_fraction: float
     log: Log
     resumed: int = 0
+    scored: int = 0
     was_complete: bool = False
     began: float = field(default_factory=time.perf_counter)
 
@@ -106,6 +114,7 @@ class Run:
         with closing(scored):  # type: ignore[type-var]
             for record in scored:
                 self.manifest.add(record)
+                self.scored += record.rows
                 self.log("part", part=record.part, rows=record.rows, bad=record.bad, flagged=record.flagged)
                 self._judge(JUDGED_FROM)
         if not all(map(self._is_done, self.plan)):
@@ -133,7 +142,6 @@ class Run:
         records = [self.manifest.records[name] for name in order]
         files = group_files(records)
         rows, bad = sum(file.rows for file in files), sum(file.bad for file in files)
-        found = sum(record.rows for record in list(self.manifest.records.values())[self.resumed :])
         seconds = time.perf_counter() - self.began
         header, cutoff = self.manifest.header, self.manifest.cutoff or {}
         drift = self._drift(records)
@@ -146,7 +154,7 @@ class Run:
             selected=cutoff.get("selected"),
             p_cutoff=cutoff.get("p_value"),
             seconds=seconds,
-            rows_per_s=found / seconds,
+            rows_per_s=self.scored / seconds,
             resumed=self.resumed,
             quantiles=score_quantiles(self.folder, order),
             drift=None if drift is None else drift.to_dict(),
