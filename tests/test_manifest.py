@@ -128,6 +128,11 @@ def test_names_of_parts_are_visible_and_differ() -> None:
     assert [unit.stem for unit in plan] == ["x", "x-2", "x-3", "a_b_c", "rows", "x-2-2"]
 
 
+def test_a_name_that_is_no_text_is_shown_by_its_bytes() -> None:
+    [unit] = make_plan([replace(Numbers((), 0), name="in/\udcff.csv", stem="\udcff")], 10)
+    assert unit.part(0)[:3] == ("rows-00000.parquet", "in/\\udcff.csv", "rows")
+
+
 # ---------------------------------------------------------------------- manifest
 
 

@@ -16,6 +16,7 @@ from anomgen.batch.chunks import Input
 from anomgen.batch.errors import Interrupted, ModelMismatch
 from anomgen.batch.manifest import FORMAT, MANIFEST, Manifest
 from anomgen.batch.part import QUARANTINE
+from anomgen.batch.plan import readable
 from anomgen.batch.whole import PARTIAL, remove_partial
 from anomgen.detector import Detector, state
 
@@ -47,7 +48,7 @@ def describe_job(detector: Detector, inputs: Sequence[Input], job: Mapping[str, 
         },
         "versions": state.versions(),
         "job": dict(job),
-        "inputs": [{"name": one.name, "stem": one.stem, **one.fingerprint()} for one in inputs],
+        "inputs": [{"name": readable(one.name), "stem": readable(one.stem), **one.fingerprint()} for one in inputs],
     }
 
 

@@ -56,7 +56,7 @@ class Unit:
         start = self.span.start + k * self.rows
         stop = min(start + self.rows, start + self.rows if self.span.stop is None else self.span.stop)
         name = f"{self.stem}-{self.first + k:05d}.parquet"
-        return Part(name, self.input.name, self.stem, start, stop, self.span.stop is not None)
+        return Part(name, readable(self.input.name), self.stem, start, stop, self.span.stop is not None)
 
     @property
     def parts(self) -> list[Part] | None:
@@ -106,6 +106,11 @@ def make_plan(inputs: Sequence[Input], rows: int) -> list[Unit]:
             units.append(Unit(one, span, stem, first, max(1, -(-length // count))))
             first += len(units[-1].parts or ())
     return units
+
+
+def readable(name: str) -> str:
+    """The name of an input as text that files can hold: bytes of it that are not UTF-8 are shown by their numbers."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def cut(unit: Unit, done: Collection[str]) -> Iterator[Piece | End]:
