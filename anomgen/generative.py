@@ -162,6 +162,8 @@ class GenerativeModel(nn.Module):
     """Multiplications for a row in one pass of the networks, where they are more than the parameters; 0 otherwise."""
     rate: float = 1.0
     """Factor on the learning rate that suits the networks."""
+    feature_parts: tuple[int, ...] = ()
+    """Widths of the parts of ``features``, each of which counts alike where images are compared; one by default."""
     sized_by_data: tuple[str, ...] = ()
     """Buffers, by their name in the state, whose shape the training rows decide; loading takes theirs from the file."""
 

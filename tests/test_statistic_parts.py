@@ -220,6 +220,23 @@ class TestFeatures:
         assert near == pytest.approx(6.0 / 5**0.5, rel=0.2)
         assert wide == pytest.approx(3 * 6.0 / 5**0.5, rel=0.2)
 
+    def test_parts_of_features_count_alike(self) -> None:
+        class Both(Only):
+            feature_parts = (2, 1)
+
+            def features(self, z: Tensor) -> Tensor:
+                return torch.cat([z[:, :2], 100 * z[:, 2:3]], 1)
+
+        z = torch.from_numpy(np.random.default_rng(0).normal(size=(3000, 4))).float()
+        train = Rows(z, torch.zeros(3000, dtype=torch.float64), (1, 2, 2))
+        statistic = Features()
+        statistic.fit(Both(), train, train)
+        far = torch.tensor([[9.0, 0, 0, 0], [0, 0, 9.0, 0]])
+        one, other = (-statistic(Both(), Rows(far, torch.zeros(2, dtype=torch.float64), (1, 2, 2)))).tolist()
+        # The second part is a single number, which has the variance of both numbers of the first.
+        assert other / one == pytest.approx(2**0.5, rel=0.15)
+        assert torch.allclose(statistic.shares, torch.tensor([1, 1, 2**0.5 / 100]), rtol=0.1)
+
     def test_what_lies_outside_of_the_directions_is_measured(self, monkeypatch: pytest.MonkeyPatch) -> None:
         class Turned(Only):
             def features(self, z: Tensor) -> Tensor:

@@ -517,6 +517,19 @@ class TestImages:
         assert ((average >= low - 1e-4) & (average <= high + 1e-4)).all()
         assert detector.sample(3, random_state=0, condition="low").shape == (3, 8, 8)
 
+    @pytest.mark.parametrize(("side", "beta", "warmup"), [(8, 1.0, 0.5), (20, 400 / 196, 0.12), (28, 4.0, 1 / 32)])
+    def test_codes_of_larger_images_cost_more_and_sooner(self, side: int, beta: float, warmup: float) -> None:
+        derived = VAE(Space.pixels(1, side, side), channels=2)
+        assert (derived.beta, derived.warmup) == pytest.approx((beta, warmup), rel=0.01)
+        given = VAE(Space.pixels(1, side, side), channels=2, beta=1.5, warmup=0.2)
+        assert (given.beta, given.warmup) == (1.5, 0.2)
+
+    def test_images_are_compared_by_what_is_seen_and_by_codes(self) -> None:
+        model = VAE(Space.pixels(1, 9, 7), channels=2, latent_dim=3)
+        found = model.features(torch.zeros(4, 63))
+        assert sum(model.feature_parts) == found.shape[1]
+        assert torch.equal(found[:, -3:], model.latent(torch.zeros(4, 63)))
+
     def test_digits_are_learned_within_seconds(self, tmp_path: Any) -> None:
         images = digits(1797)
         train, test = images[:1500], images[1500:]

@@ -183,13 +183,28 @@ def pooled(activations: Sequence[Tensor], most: int = MOST_FEATURES) -> Tensor:
     >>> pooled([torch.zeros(2, 64, 7, 7), torch.zeros(2, 128, 4, 4)]).shape
     torch.Size([2, 3648])
     """
-    parts, share = [], most // max(len(activations), 1)
-    for y in activations:
-        _, c, h, w = y.shape
+    return torch.cat(
+        [
+            (y if (h, w) == y.shape[2:] else adaptive_avg_pool2d(y, (h, w))).flatten(1)
+            for y, (_, h, w) in zip(activations, _patches([y.shape[1:] for y in activations], most), strict=True)
+        ],
+        1,
+    )
+
+
+def pooled_width(shapes: Sequence[Image], most: int = MOST_FEATURES) -> int:
+    """How many numbers :func:`pooled` makes of activations of these shapes."""
+    return sum(map(math.prod, _patches(shapes, most)))
+
+
+def _patches(shapes: Sequence[Sequence[int]], most: int) -> list[Image]:
+    """Channels and patches of activations that have at most `most` numbers together, in equal parts."""
+    share = most // max(len(shapes), 1)
+    found: list[Image] = []
+    for c, h, w in shapes:
         side = max(1, int((share / c) ** 0.5))
-        few = y if c * h * w <= share else adaptive_avg_pool2d(y, (min(h, side), min(w, side)))
-        parts.append(few.flatten(1))
-    return torch.cat(parts, 1)
+        found.append((c, h, w) if c * h * w <= share else (c, min(h, side), min(w, side)))
+    return found
 
 
 class Synthesis(nn.Module):

@@ -53,7 +53,7 @@ class Dose(Statistic):
     unit = "nats"
     options = ("neighbours",)
 
-    def __init__(self, neighbours: int = 5) -> None:
+    def __init__(self, neighbours: int = 3) -> None:
         super().__init__()
         self.neighbours = neighbours
         self.features = Features(neighbours)
@@ -72,7 +72,8 @@ class Dose(Statistic):
         judged = images_of(self, held_out)
         self.local.fit(images_of(self, train), judged)
         self.local_surprise.fit(torch.cat([self.local(part) for part in judged.split(IMAGE_PART)]))
-        self.features.remember(lambda part: self._seen(model, part), train)
+        widths = model.feature_parts if "features" in abilities(model) else ()
+        self.features.remember(lambda part: self._seen(model, part), train, widths)
         with torch.no_grad():
             found = [self._look(model, part) for part in parts(held_out)]
         distance, vector, shades = (torch.cat(column) for column in zip(*found, strict=True))

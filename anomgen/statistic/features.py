@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -39,16 +39,17 @@ class Features(Statistic):
 
     needs = ("features",)
     options = ("neighbours",)
-    sized_by_data = ("bank", "center", "whitening")
+    sized_by_data = ("bank", "center", "shares", "whitening")
 
     bank: Tensor
     center: Tensor
+    shares: Tensor
     whitening: Tensor
 
     def __init__(self, neighbours: int = 5) -> None:
         super().__init__()
         self.neighbours = neighbours
-        for name, shape in (("bank", (0, 0)), ("center", (0,)), ("whitening", (0, 0))):
+        for name, shape in (("bank", (0, 0)), ("center", (0,)), ("shares", (0,)), ("whitening", (0, 0))):
             self.register_buffer(name, torch.zeros(shape))
 
     def fit(self, model: GenerativeModel, held_out: Rows, train: Rows) -> None:
@@ -57,24 +58,27 @@ class Features(Statistic):
             with torch.no_grad():
                 self._whiten(torch.cat([_read(model, part) for part in parts(_spread(train, MAX_BANK))]).double())
         else:
-            self.remember(lambda part: _read(model, part), train)
+            self.remember(lambda part: _read(model, part), train, model.feature_parts)
 
     def forward(self, model: GenerativeModel, rows: Rows) -> Tensor:
         """Minus the mean distance of every row to its nearest training rows, itself not counted."""
         return -self.distance(self.project(_read(model, rows)))
 
-    def remember(self, read: Callable[[Rows], Tensor], train: Rows) -> None:
+    def remember(self, read: Callable[[Rows], Tensor], train: Rows, widths: Sequence[int] = ()) -> None:
         """Find the principal directions of what `read` gives for images, and remember images in them.
 
-        Directions keep their proportions; in all, they have unit variance on average.
+        Parts of these `widths` count alike. Directions keep their proportions; in all, they have unit variance on
+        average.
         """
         with torch.no_grad():
             found = torch.cat([read(part) for part in parts(_spread(train, MAX_BANK))])
             center = found.mean(0)
+            found -= center
+            self.center, self.shares = center, _shares(found, widths)
+            found *= self.shares
             with runtime.seeded(0, device=found.device):
-                _, deviation, vectors = torch.svd_lowrank(found - center, q=min(DIRECTIONS, *found.shape))
-            scale = (deviation.square().mean() / len(found)).sqrt().clamp_min(1e-6)
-            self.center, self.whitening = center, vectors / scale
+                _, deviation, vectors = torch.svd_lowrank(found, q=min(DIRECTIONS, *found.shape))
+            self.whitening = vectors / (deviation.square().mean() / len(found)).sqrt().clamp_min(1e-6)
             del found
             most = min(len(train), IMAGE_BANK)
             kept = _spread(train, most - most % GROUP if most > MAX_BANK else most)
@@ -82,12 +86,12 @@ class Features(Statistic):
 
     def project(self, found: Tensor) -> Tensor:
         """Features in the directions found at fit, shape ``(n, k)``."""
-        return (found - self.center) @ self.whitening
+        return ((found - self.center) * self.shares) @ self.whitening
 
     def left_out(self, found: Tensor, projected: Tensor) -> Tensor:
         """Energy of features of images outside of their principal directions, in units of :meth:`project`."""
         scale = self.whitening.double().square().sum(0).mean()
-        total = (found - self.center).double().square().sum(1) * scale
+        total = ((found - self.center) * self.shares).double().square().sum(1) * scale
         return (total - projected.double().square().sum(1)).clamp_min(0.0)
 
     def distance(self, projected: Tensor) -> Tensor:
@@ -109,7 +113,17 @@ class Features(Statistic):
         # Directions in which the features hardly vary would drown all others once whitened.
         scale = (values.clamp_min(0.0) + FLOOR * values.clamp_min(0.0).mean() + 1e-12).rsqrt()
         self.center, self.whitening = center.float(), (vectors * scale).float()
+        self.shares = torch.ones_like(self.center)
         self.bank = ((found - center) @ (vectors * scale)).float()
+
+
+def _shares(found: Tensor, widths: Sequence[int]) -> Tensor:
+    """Factors of centred features by which their parts get one variance in all, that of the first."""
+    total = found.double().square().mean(0)
+    each = [part.sum().clamp_min(1e-12) for part in total.split(list(widths) or [len(total)])]
+    return torch.cat(
+        [(each[0] / one).sqrt().expand(width) for one, width in zip(each, widths or (len(total),), strict=True)]
+    ).float()
 
 
 def _nearest(rows: Tensor, bank: Tensor, count: int) -> Tensor:

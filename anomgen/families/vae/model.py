@@ -12,7 +12,7 @@ from torch.nn.functional import softplus
 
 from anomgen.generative import GenerativeModel, Objective, Space
 from anomgen.nn import MLP, Condition, check_counts, check_number, check_widths
-from anomgen.nn.convolution import Analysis, Synthesis, pooled
+from anomgen.nn.convolution import Analysis, Synthesis, pooled, pooled_width
 from anomgen.nn.latent import Discrete, make_latent
 from anomgen.nn.observation import make_observation
 from anomgen.nn.pixels import Pixels
@@ -26,6 +26,11 @@ DRAWS = 16
 """Draws of the bound that rows of a table have by default."""
 DRAWS_OF_IMAGES = 2
 """A decoder of images costs thousands of times more than one of a few columns."""
+WARMUP = 0.5
+"""Codes that have found a use are worth their cost, while codes that cost from the first find none."""
+SMALL_IMAGE, MOST_BETA = 196, 4.0
+"""Larger images say so much that codes find a use the sooner; and codes that cost more, up to four times at 28 x 28,
+tell more kinds of them apart, for a few hundredths of a bit a pixel."""
 UNITS_OF_IMAGES = 32
 """Units of a code of images at most, where their number is derived."""
 RATE = 0.25
@@ -72,9 +77,9 @@ class VAE(GenerativeModel):
         hidden: Sequence[int] = (128, 128),
         channels: int = 32,
         decoder: str = "gaussian",
-        beta: float = 1.0,
+        beta: float | Literal["auto"] = "auto",
         free_bits: float = 0.0,
-        warmup: float = 0.5,
+        warmup: float | Literal["auto"] = "auto",
         draws: int | Literal["auto"] = "auto",
         adversarial: float = 0.0,
     ) -> None:
@@ -83,10 +88,13 @@ class VAE(GenerativeModel):
         image = space.image
         if draws == "auto":
             draws = DRAWS if image is None else DRAWS_OF_IMAGES
+        large = 1.0 if image is None else min(max(1.0, space.modelled / SMALL_IMAGE), MOST_BETA)
+        weight = large if beta == "auto" else beta
+        rise = WARMUP / large**2 if warmup == "auto" else warmup
         check_counts(draws=draws, channels=channels)
-        check_number("beta", beta, 0.0)
+        check_number("beta", weight, 0.0)
         check_number("free_bits", free_bits, 0.0)
-        check_number("warmup", warmup, 0.0, 1.0)
+        check_number("warmup", rise, 0.0, 1.0)
         check_number("adversarial", adversarial, 0.0)
         check_widths(hidden)
         self.condition = Condition(space)
@@ -110,7 +118,8 @@ class VAE(GenerativeModel):
             if adversarial:
                 self.discriminator = Analysis(image, 1, channels, given)
             self.work, self.rate = self.encoder.work + self.decoder.work, RATE
-        self.beta, self.free_bits, self.warmup, self.adversarial = beta, free_bits, warmup, adversarial
+            self.feature_parts = (pooled_width(self.encoder.shapes[-1:]), self.code.width)
+        self.beta, self.free_bits, self.warmup, self.adversarial = weight, free_bits, rise, adversarial
         self.passes, self.progress = draws, 0.0
         if self.code.exact:
             self.likelihood, self.passes = "exact", categories**self.code.units
@@ -188,12 +197,13 @@ class VAE(GenerativeModel):
     def features(self, z: Tensor) -> Tensor:
         """Where a nearest-neighbour statistic looks for similar rows, shape ``(n, k)``.
 
-        The latent means of rows of a table; of images what the encoder's last convolution passes on.
+        The latent means of rows; of images what the encoder's last convolution passes on as well.
         """
         if not isinstance(self.encoder, Analysis):
             return self.latent(z)
         x, context = self.condition.split(z)
-        return pooled(self.encoder.activations(_beside(self.observation.describe(x), context))[-1:])
+        found = self.encoder.activations(_beside(self.observation.describe(x), context))
+        return torch.cat([pooled(found[-1:]), self.code.mean(self.encoder.read(found)).t()], 1)
 
     def reconstruct(self, z: Tensor) -> Tensor:
         """What the decoder makes of a row's latent mean, shape ``(n, d)``.
