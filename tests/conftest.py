@@ -79,9 +79,12 @@ def tracking_uri(template_db: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
+    # What a test chooses as its experiment, MLflow would keep for the tests after it.
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "0")
     yield uri
     while mlflow.active_run() is not None:
         mlflow.end_run()
+    mlflow.set_experiment(experiment_id="0")
     mlflow.set_tracking_uri(None)
     mlflow.set_registry_uri(None)
 
