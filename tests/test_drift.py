@@ -223,6 +223,36 @@ def test_the_state_of_a_counter_is_small_and_whole() -> None:
     assert measured(reference, strange).worst.name == "many"
 
 
+@pytest.mark.parametrize("m", [300, 5000])
+def test_levels_that_are_new_as_often_as_ever_are_no_drift(m: int) -> None:
+    rng = np.random.default_rng(17)
+    share = 1.0 / np.arange(1, 1501)
+    names = np.array([f"level {i}" for i in range(1500)])
+
+    def rows(n: int) -> pd.DataFrame:
+        return pd.DataFrame({"many": rng.choice(names, n, p=share / share.sum()), "x": rng.normal(size=n)})
+
+    train = rows(5000)
+    reference = reference_of(train)
+    assert reference.columns[0].counts.sum() == 5000
+    assert reference.columns[0].counts[-2] == (train["many"].value_counts() == 1).sum() > 100
+    new = [rows(m) for _ in range(10)]
+    assert (~new[0]["many"].isin(train["many"])).mean() > 0.02
+    found = [measured(reference, some) for some in new]
+    assert not any(one.exceeds(0.1) for one in found)
+    assert np.mean([one.columns[0].excess for one in found]) < 0.02
+    strange = new[0].assign(many=new[0]["many"].where(rng.random(m) < 0.7, "new"))
+    assert measured(reference, strange).exceeds(0.25)
+
+
+def test_levels_that_the_sample_lacks_are_as_new_as_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("anomgen.drift.reference.MAX_ROWS", 2)
+    reference = reference_of(pd.DataFrame({"a": ["x", "x", "y", "x"], "b": [1.0, 2.0, 3.0, 4.0]}))
+    known = reference.columns[0]
+    assert known.counts.tolist() == [2, 0, 0]
+    assert known.count(np.array([0.0, 1.0, -1.0, np.nan])).tolist() == [1, 2, 1]
+
+
 def test_numbers_stored_in_single_precision_are_the_same_numbers() -> None:
     rng = np.random.default_rng(10)
     frame = pd.DataFrame(
@@ -245,6 +275,11 @@ def test_few_values_have_cells_only_if_they_come_back() -> None:
     assert Cells.of("x", zeros).kind == "quantiles"
     assert Cells.of("x", np.repeat(rng.normal(size=20), 5)).kind == "levels"
     assert Cells.of("x", np.array([0.0, 0.0, 0.0, 1.0])).kind == "levels"
+
+
+def test_cells_of_close_levels_do_not_overlap() -> None:
+    cells = Cells.of("x", np.repeat([1e9, 1e9 + 1.0], 50))
+    assert cells.count(np.array([1e9, 1e9 + 0.5, 1e9 + 1.0])).tolist() == [1, 1, 1, 0]
 
 
 def test_a_sample_without_a_value_can_be_compared() -> None:

@@ -75,7 +75,7 @@ class Cells:
         Cell of each of the ``k + 1`` intervals; for categories, of an unseen level and then of each known one.
     counts : ndarray of int64
         Training values in each cell. The last cell is that of missing values; the one before it, but for quantiles,
-        that of unseen ones.
+        that of unseen ones. A category that was seen once counts there: so many values of rows to come are unseen.
     """
 
     name: str
@@ -98,7 +98,8 @@ class Cells:
             edges, places = _levels(values) if few else _quantiles(values, times)
         size = int(places.max()) + 2
         cells = cls(name, kind, edges, places, np.zeros(size, dtype=np.int64))
-        return replace(cells, counts=cells.count(x))
+        coming = _coming(seen, places, size) if kind == "categories" else 0
+        return replace(cells, counts=cells.count(x) + coming)
 
     def count(self, x: Array) -> Counts:
         """How many of `x` are in each cell."""
@@ -172,8 +173,22 @@ def _rank(times: Counts) -> Counts:
 def _categories(seen: Array, levels: int) -> tuple[Array, Counts]:
     """A cell for each of the most frequent levels, one for all rarer ones, and one for levels never seen."""
     times = np.bincount(seen[seen >= 0].astype(np.int64), minlength=levels)
-    own = np.minimum(_rank(times), MAX_LEVELS)
-    return np.zeros(0), np.concatenate([[own.max() + 1], own])
+    unseen = min(int(np.count_nonzero(times)), MAX_LEVELS + 1)
+    own = np.where(times > 0, np.minimum(_rank(times), MAX_LEVELS), unseen)
+    return np.zeros(0), np.concatenate([[unseen], own]).astype(np.int64)
+
+
+def _coming(seen: Array, places: Counts, size: int) -> Counts:
+    """What makes of training counts those to expect: values of levels seen once go to the cell of unseen levels.
+
+    Their share estimates the probability of a level not yet seen (Good and Turing). Without it every file would have
+    moved in a column of many rare levels.
+    """
+    once = np.bincount(seen.astype(np.int64) + 1, minlength=len(places)) == 1
+    moved = np.zeros(size, dtype=np.int64)
+    np.subtract.at(moved, places[once], 1)
+    moved[-2] += np.count_nonzero(once)
+    return moved
 
 
 def _levels(values: Array) -> tuple[Array, Counts]:
@@ -181,7 +196,8 @@ def _levels(values: Array) -> tuple[Array, Counts]:
     k, size = len(values), float(np.abs(values).max(initial=0.0))
     gap = float(np.diff(values).min()) if k > 1 else size
     # A number that was stored in single precision in one of two files is the same number.
-    near = min(0.5 * gap, max(NEAR * gap, 1e-6 * size))
+    # A quarter of the gap at most: the cells of neighbours never overlap, however they are rounded.
+    near = min(0.25 * gap, max(NEAR * gap, 1e-6 * size))
     edges = np.stack([np.nextafter(values - near, -np.inf), values + near], 1).ravel()
     places = np.full(2 * k + 1, k, dtype=np.int64)
     places[1::2] = np.arange(k)
