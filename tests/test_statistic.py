@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import numpy as np
@@ -103,6 +104,12 @@ def test_a_statistic_of_ones_own_scores_saves_and_loads(tmp_path: Any, numbers: 
         assert np.array_equal(loaded.score_samples(numbers), three.score_samples(numbers))
         loaded.save(tmp_path / "again")
         assert np.array_equal(anomgen.load(tmp_path / "again").score_samples(numbers), three.score_samples(numbers))
+        # Whatever is made of the loaded one is scored alike.
+        assert np.array_equal(pickle.loads(pickle.dumps(loaded)).score_samples(numbers), three.score_samples(numbers))
+        loaded.calibrate(numbers, folds=2)
+        assert [member.statistic_.factor for member in loaded.folds_] == [3.0, 3.0]
+        loaded.save(tmp_path / "folds")
+        assert np.array_equal(anomgen.load(tmp_path / "folds").p_values(numbers), loaded.p_values(numbers))
     finally:
         STATISTICS.pop("scaled")
 

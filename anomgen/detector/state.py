@@ -17,7 +17,7 @@ from anomgen.drift import Reference
 from anomgen.encode import encoder_from_state
 from anomgen.generative import GenerativeModel, Space
 from anomgen.persist import FormatError
-from anomgen.statistic import Statistic
+from anomgen.statistic import Statistic, make_statistic
 
 OPTIONAL = ("map_quantiles", "calibration", "row_sketch", "usual_nats")
 """Arrays that not every detector has."""
@@ -80,6 +80,7 @@ def restore(detector: Any, config: dict[str, Any], arrays: dict[str, NDArray[Any
     for key in OPTIONAL:
         if key in arrays:
             setattr(detector, f"{key}_", arrays[key])
+    _name_statistic(detector, statistic)
     reference = _below(arrays, "reference.")
     if reference:
         detector.reference_ = Reference.from_arrays(detector.encoder_, reference)
@@ -95,6 +96,14 @@ def restore(detector: Any, config: dict[str, Any], arrays: dict[str, NDArray[Any
     for prefix, module in (("model.", detector.model_), ("statistic.", statistic)):
         load_arrays(module, _below(arrays, prefix))
     return detector
+
+
+def _name_statistic(detector: Any, statistic: Statistic) -> None:
+    """Make the parameter say what scores rows, where it was no name: copies and further fits go by it."""
+    if detector.statistic == "auto":
+        usual = make_statistic("auto", detector.usual_statistic())
+        if type(usual) is not type(statistic) or usual.get_options() != statistic.get_options():
+            detector.statistic = type(statistic)(**statistic.get_options())
 
 
 def _fold_config(fold: Any) -> dict[str, Any]:
