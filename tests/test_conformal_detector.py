@@ -103,6 +103,11 @@ def test_folds_must_be_possible(fitted: MixtureDetector, folds: Any) -> None:
         copy.deepcopy(fitted).calibrate(table(120, 0), folds=folds)
 
 
+def test_folds_take_one_label_a_row(fitted: MixtureDetector) -> None:
+    with pytest.raises(ValueError, match="y has 121 labels for 120 rows"):
+        fitted.calibrate(table(120, 0), np.zeros(121), folds=2)
+
+
 def test_nothing_is_known_before_the_calibration_or_after_a_fit(calibrated: MixtureDetector) -> None:
     calls = (
         lambda d: d.p_values(ROWS),
@@ -241,6 +246,13 @@ def test_rows_held_out_count_as_met() -> None:
     detector = mixture().fit(table(200, 0), X_val=held)
     with pytest.warns(UserWarning, match="about 100% of the distinct rows"):
         detector.calibrate(held)
+
+
+def test_rows_of_all_fits_that_made_a_model_count_as_met() -> None:
+    detector = tiny(warm_start=True, contamination=0.1).fit(table(200, 0)).fit(table(200, 5))
+    with pytest.warns(UserWarning, match="about 100% of the distinct rows"):
+        detector.calibrate(table(200, 0))
+    detector.set_params(warm_start=False).fit(table(200, 5)).calibrate(table(200, 0))
 
 
 def test_equal_rows_of_a_table_of_levels_are_no_sign() -> None:

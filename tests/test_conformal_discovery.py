@@ -85,11 +85,16 @@ def test_what_is_no_p_value_or_histogram_is_refused() -> None:
             calibrate.benjamini_hochberg(wrong, 0.1)
         with pytest.raises(ValueError, match=r"\[0, 1\]"):
             OnlineDiscovery(0.1).test(np.array(wrong))
+    for call in (lambda p: calibrate.benjamini_hochberg(p, 0.1), OnlineDiscovery(0.1).test):
+        with pytest.raises(ValueError, match=r"shape \(1, 2\): give one a row"):
+            call(np.array([[0.001, 0.9]]))
     for counts in ([1, 2], [0, 1, 2, 3]):
         with pytest.raises(ValueError, match="rank 0"):
             calibrate.rank_cutoff(counts, 1, 0.1)
     with pytest.raises(ValueError, match="discoveries=0"):
         calibrate.needed(10, 0.1, 0)
+    with pytest.raises(ValueError, match="confidence=1"):
+        calibrate.needed(10, 0.1, 1, confidence=1)
 
 
 def mixture(rng: np.random.Generator, m: int, share: float, normal_rows: np.ndarray | None = None) -> tuple:
@@ -115,6 +120,18 @@ def test_rows_one_by_one_and_many_at_once_are_decided_alike() -> None:
     again = OnlineDiscovery.from_state(json.loads(json.dumps(cut.state())))
     assert np.array_equal(found[4100:], again.test(p[4100:]))
     assert again.state() == whole.state()
+
+
+def test_levels_are_the_published_formula() -> None:
+    def gamma(t: int) -> float:
+        return 0.079 * np.log(max(t, 2)) / (t * np.exp(np.sqrt(np.log(t))))
+
+    stream = OnlineDiscovery(0.2)
+    for t, p in enumerate([0.5, 1e-5, 0.5, 1e-6, 1e-6, 0.5, 0.9], start=1):
+        earned = sum((0.1 if j == 0 else 0.2) * gamma(t - time) for j, time in enumerate(stream.discoveries))
+        assert stream.level == pytest.approx(0.1 * gamma(t) + earned)
+        stream.test(p)
+    assert stream.discoveries == [2, 4, 5]
 
 
 def test_levels_never_spend_more_than_they_earn() -> None:

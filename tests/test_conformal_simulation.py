@@ -113,7 +113,7 @@ def test_given_the_set_the_rate_holds_for_as_many_sets_as_confidence_says(world:
 
 
 def test_cross_conformal_p_values_of_a_short_table(full: bool) -> None:
-    rng, cross, own = np.random.default_rng(5), [], []
+    rng, cross, own, rates, found = np.random.default_rng(5), [], [], [], []
     for seed in range(100 if full else 10):
         X, new = rng.normal(size=(60, 2)), rng.normal(size=(500, 2))
         detector = KernelDetector(bandwidth=0.3, noise=0.1, contamination=0.1, random_state=seed, verbose=False).fit(X)
@@ -121,10 +121,15 @@ def test_cross_conformal_p_values_of_a_short_table(full: bool) -> None:
             warnings.simplefilter("ignore", UserWarning)
             detector.calibrate(X, folds=6)
         cross.append((detector.p_values(new) <= 0.1).mean())
+        selected = detector.select(np.vstack([new[:30], rng.normal(8.0, 1.0, size=(10, 2))]), fdr=0.2)
+        rates.append(false_share(selected, np.arange(40) >= 30))
+        found.append(selected[30:].mean())
         own.append((calibrate.p_values(detector.score_samples(X), detector.score_samples(new)) <= 0.1).mean())
     # Twice the level is what is proven, the level what is met; scores of training rows themselves are far from it.
     assert at_most(cross, 0.1, errors=3.0)
     assert np.mean(own) > 0.25
+    assert at_most(rates, 0.2, errors=3.0)
+    assert np.mean(found) > 0.8
 
 
 @pytest.mark.parametrize("odd", [0, 100])

@@ -104,8 +104,7 @@ def levels(n: int, confidence: float | None = None) -> Array:
     """
     if confidence is None:
         return np.arange(n + 2) / (n + 1)
-    if not 0.0 < confidence < 1.0:
-        raise ValueError(f"confidence={confidence!r} must be a number in (0, 1), such as 0.9")
+    check_confidence(confidence)
     k = max(n // 2, 1)
     log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])
     falling = log_factorial[k:] - log_factorial[: n - k + 1]
@@ -114,6 +113,12 @@ def levels(n: int, confidence: float | None = None) -> Array:
     bound[1 : n - k + 2] = -np.expm1((np.log1p(-confidence) + falling[::-1] - falling[-1]) / k)
     bound[0] = 0.0
     return bound
+
+
+def check_confidence(confidence: float) -> None:
+    """Refuse what is no confidence."""
+    if not 0.0 < confidence < 1.0:
+        raise ValueError(f"confidence={confidence!r} must be a number in (0, 1), such as 0.9")
 
 
 def p_values(
@@ -173,7 +178,8 @@ def cross_p_values(
 
     Every row of a small table calibrates, and none is lost to training. What is proven is less than for one set that no
     model has seen: :math:`P(p \le \alpha) \le 2 \alpha + \min\{2 (1 - 1/K) / (n/K + 1), (1 - K/n) / (K + 1)\}`
-    (Barber et al. 2021, theorem 4); for models that hardly depend on single rows it is :math:`\alpha`.
+    (Barber et al. 2021, theorem 4, for folds of one size); for models that hardly depend on single rows it is about
+    :math:`\alpha`.
 
     Parameters
     ----------

@@ -7,14 +7,15 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from anomgen.calibrate.conformal import EVEN, levels
+from anomgen.calibrate.conformal import EVEN, check_confidence, levels
 
 
 def benjamini_hochberg(p: ArrayLike, fdr: float) -> NDArray[np.bool_]:
     r"""Which of m hypotheses to reject, with a false-discovery rate of at most `fdr`.
 
     All with :math:`p \le p_{(k)}`, where :math:`k` is the largest number with :math:`p_{(k)} \le \mathrm{fdr}\, k / m`.
-    Holds for independent p-values, and for conformal ones that share a calibration set (Bates et al. 2023, theorem 2).
+    Holds for independent p-values, and for conformal ones that share a calibration set (Bates et al. 2023, theorem 2);
+    for cross-conformal ones, of several models, it is not proven.
 
     Parameters
     ----------
@@ -36,9 +37,7 @@ def benjamini_hochberg(p: ArrayLike, fdr: float) -> NDArray[np.bool_]:
     array([ True,  True, False, False])
     """
     check_level(fdr)
-    values = np.asarray(p, dtype=np.float64)
-    if np.isnan(values).any() or (values < 0).any() or (values > 1).any():
-        raise ValueError("p-values must lie in [0, 1]")
+    values = checked_p(p)
     ordered = np.sort(values)
     rank = np.arange(1, len(values) + 1)
     passed = np.flatnonzero(ordered * len(values) <= fdr * rank * EVEN)
@@ -90,6 +89,7 @@ def needed(rows: int, fdr: float, discoveries: int, confidence: float | None = N
     smallest = fdr * discoveries / rows
     if confidence is None:
         return max(math.ceil(1 / smallest / EVEN) - 1, 1)
+    check_confidence(confidence)
     return 2 * max(math.ceil(math.log(1 - confidence) / math.log1p(-smallest) / EVEN), 1)
 
 
@@ -122,6 +122,16 @@ def check_level(fdr: float) -> None:
     """Refuse what is no level of the false-discovery rate."""
     if not 0.0 < fdr < 1.0:
         raise ValueError(f"fdr={fdr!r} must be a number in (0, 1)")
+
+
+def checked_p(p: ArrayLike) -> NDArray[np.float64]:
+    """P-values in their order; refuse what are none."""
+    values = np.asarray(p, dtype=np.float64)
+    if values.ndim != 1:
+        raise ValueError(f"p-values have shape {values.shape}: give one a row")
+    if np.isnan(values).any() or (values < 0).any() or (values > 1).any():
+        raise ValueError("p-values must lie in [0, 1]")
+    return values
 
 
 def _histogram(counts: ArrayLike, n: int) -> NDArray[np.int64]:

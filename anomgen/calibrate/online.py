@@ -7,7 +7,7 @@ from typing import Any, Self, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from anomgen.calibrate.discovery import check_level
+from anomgen.calibrate.discovery import check_level, checked_p
 
 SCALE = 0.079
 """Makes the weights of :func:`_weight` sum to 0.999."""
@@ -66,9 +66,7 @@ class OnlineDiscovery:
     def test(self, p: NDArray[np.float64]) -> NDArray[np.bool_]: ...
     def test(self, p: Any) -> Any:
         """Decide the next p-value, or several in their order; True reports an anomaly."""
-        values = np.atleast_1d(np.asarray(p, dtype=np.float64))
-        if np.isnan(values).any() or (values < 0).any() or (values > 1).any():
-            raise ValueError("p-values must lie in [0, 1]")
+        values = checked_p([p] if np.ndim(p) == 0 else p)
         parts = [self._decide(values[start : start + BLOCK]) for start in range(0, len(values), BLOCK)]
         found = np.concatenate([np.zeros(0, dtype=bool), *parts])
         return bool(found[0]) if np.ndim(p) == 0 else found

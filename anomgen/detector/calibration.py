@@ -102,12 +102,14 @@ class Calibrated:
         Raises
         ------
         ValueError
-            If rows are those of training, or too few for the rate: with the number it needs.
+            If rows are those of training, or too few for the rate: with the number it needs; if there are not as many
+            labels as rows to cut into folds.
 
         Warns
         -----
         UserWarning
-            If more than a tenth of the rows were met in training; if there are fewer than 99.
+            If more than a tenth of the rows were met in training; if there are fewer than 99, and no rate was asked
+            for.
 
         See Also
         --------
@@ -180,7 +182,8 @@ class Calibrated:
         Returns
         -------
         ndarray of shape (m,)
-            In (0, 1]; ``P(p <= alpha) <= alpha`` for normal rows, whatever the model.
+            In (0, 1]; ``P(p <= alpha) <= alpha`` for normal rows, whatever the model. With `folds` only about twice as
+            much is proven, see :func:`anomgen.calibrate.cross_p_values`.
 
         Raises
         ------
@@ -201,7 +204,8 @@ class Calibrated:
     ) -> NDArray[np.bool_]:
         """Which rows to report as anomalies, so that the expected share of normal ones among them is at most `fdr`.
 
-        Benjamini-Hochberg on the p-values of all rows of `X`: unlike `predict`, it depends on the rows beside.
+        Benjamini-Hochberg on the p-values of all rows of `X`: unlike `predict`, it depends on the rows beside. With
+        `folds` the share is not proven, for the p-values come from several models.
 
         Parameters
         ----------
@@ -288,6 +292,8 @@ def _fold_detectors(detector: Detector, rows: Any, y: Any, folds: int) -> tuple[
         raise ValueError(f"folds={folds!r} must be a whole number from 2 to half the {len(rows):,} rows")
     rows = rows[:] if is_source(rows) else rows
     labels = None if y is None else np.asarray(y)
+    if labels is not None and len(labels) != len(rows):
+        raise ValueError(f"y has {len(labels):,} labels for {len(rows):,} rows: give one for each")
     order = np.random.default_rng([detector.seed_, 7]).permutation(len(rows))
     made = []
     for fold in np.array_split(order, folds):

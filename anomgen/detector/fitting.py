@@ -76,13 +76,14 @@ def begin(detector: Detector, X: Any, weight: Array | None) -> None:
     detector.statistic_ = make_statistic(detector.statistic, detector.usual_statistic())
     detector.model_ = state.build_model(detector)
     detector.history_ = []
+    detector.row_sketch_ = np.zeros(0, dtype=np.uint64)
     calibration.drop(detector)
     check_abilities(detector.statistic_, detector.model_, Space(**detector.encoder_.layout()))
 
 
 def learn(detector: Detector, X: Any, weight: Array | None, X_val: Any) -> None:
     """Train on all rows but a held-out share, or on all where the user holds some out."""
-    detector.data_digest_, detector.row_sketch_ = sketch.identity(X, detector.n_features_in_)
+    remember(detector, *sketch.identity(X, detector.n_features_in_))
     detector.reference_ = Reference.of(detector.encoder_, X, weight)
     rows = detector.encoder_.encode(X, cells=True, codes=detector.model_.codes)
     train, held = _split(detector, len(rows), X_val is not None)
@@ -90,12 +91,17 @@ def learn(detector: Detector, X: Any, weight: Array | None, X_val: Any) -> None:
     held_out = rows.take(held) if len(held) else None
     if X_val is not None:
         held_out = detector.encoder_.encode(X_val, cells=True, codes=detector.model_.codes)
-        seen = sketch.identity(X_val, detector.n_features_in_)[1]
-        detector.row_sketch_ = sketch.smallest(detector.row_sketch_, seen)
+        remember(detector, detector.data_digest_, sketch.identity(X_val, detector.n_features_in_)[1])
     detector.history_ = []
     held_weight = weight[held] if weight is not None and len(held) else None
     judged = (fitted if held_out is None else held_out, rows)
     _train(detector, fitted, None if weight is None else weight[train], held_out, held_weight, judged)
+
+
+def remember(detector: Detector, digest: str, hashes: NDArray[np.uint64]) -> None:
+    """Note which rows a model meets, besides those that it has met since it was begun."""
+    detector.data_digest_ = digest
+    detector.row_sketch_ = sketch.smallest(getattr(detector, "row_sketch_", hashes), hashes)
 
 
 def rows_used(detector: Detector, n: int) -> int:
@@ -127,8 +133,7 @@ def learn_piece(detector: TrainedDetector, stream: Stream) -> None:
         detector.reference_ = Reference.of(detector.encoder_, X, weight)
     elif hasattr(detector, "reference_"):
         detector.reference_ = detector.reference_.extended(X)
-    detector.data_digest_, seen = sketch.identity(X, detector.n_features_in_)
-    detector.row_sketch_ = sketch.smallest(getattr(detector, "row_sketch_", seen), seen)
+    remember(detector, *sketch.identity(X, detector.n_features_in_))
     train, held = stream.split(len(rows))
     stream.keep(rows.take(held))
     reservoir = stream.reservoir if stream.reservoir is not None and len(stream.reservoir) >= MIN_HELD_OUT else None

@@ -48,7 +48,7 @@ def identity(x: Any, columns: int) -> tuple[str, Hashes]:
 
 
 def row_hashes(x: Any) -> Hashes:
-    """A hash of 64 bits of every row of a table or of images; equal numbers give equal hashes whatever their type."""
+    """A hash of 64 bits of every row, of tables by their values whatever their type, of images by their bytes."""
     if isinstance(x, pd.DataFrame):
         sums = np.zeros(len(x), dtype=np.uint64)
         for j, factor in enumerate(_factors(x.shape[1])):

@@ -171,13 +171,12 @@ def _fit_passing(detector: TrainedDetector, rows: FileRows, known: Survey, seed:
         if not continued:
             fitting.begin(detector, sample, None)
         encoded = _encode(detector, sample)
-    detector.data_digest_, detector.row_sketch_ = known.digest, known.hashes
+    fitting.remember(detector, known.digest, known.hashes)
     held_out, bound, held = None, 0.0, 0
     if X_val is not None:
         X_val = detector._validated_pair(X_val, images=False)
         held_out = _encode(detector, X_val)
-        seen = sketch.identity(X_val, detector.n_features_in_)[1]
-        detector.row_sketch_ = sketch.smallest(known.hashes, seen)
+        fitting.remember(detector, known.digest, sketch.identity(X_val, detector.n_features_in_)[1])
     elif (held := _held(detector, known)) > 0:
         bound = float(np.partition(known.keys, held - 1)[held - 1])
         held_out = encoded.take(np.flatnonzero(known.keys <= bound))
