@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from anomgen import AutoregressiveDetector, MixtureDetector, batch
@@ -235,6 +239,7 @@ def test_events_are_told_in_order(detector: MixtureDetector, files: list[Path], 
         ({"part_rows": 0}, "part_rows=0 must be at least 1"),
         ({"explain": -1}, "explain=-1 must be at least 0"),
         ({"max_bad_fraction": 2}, r"max_bad_fraction=2 must be in \[0, 1\]"),
+        ({"fail_on_drift": -1.0}, "fail_on_drift=-1.0 must be a number of at least 0"),
         ({"engine": "spark"}, "engine='spark' must be one of 'local', 'ray'"),
         ({"workers": 0}, "workers=0 must be at least 1"),
         ({"keep": ["selected"]}, "'selected' is a column of the output already"),
@@ -265,3 +270,74 @@ def test_columns_to_keep_have_one_type_in_all_parts(detector: MixtureDetector, t
         found = pd.read_parquet(out)
         assert found["note"].notna().sum() == found["count"].sum() == 100
         assert found["day"].notna().sum() == 50
+
+
+def test_parts_without_a_row_have_the_columns_of_the_others(detector: MixtureDetector, tmp_path: Path) -> None:
+    rows_of(20, 0).drop(columns="a").assign(id=1, label=0).to_csv(tmp_path / "a.csv", index=False)
+    frame = rows_of(300, 0).assign(id=np.arange(300), label=[0, 1] * 150)
+    frame.to_parquet(tmp_path / "b.parquet")
+    frame[:0].to_parquet(tmp_path / "c.parquet")
+    out = tmp_path / "out"
+    job: dict[str, Any] = {"keep": ["id", "label"], "on_bad_row": "quarantine"}
+    batch.score_files(detector, sorted(tmp_path.glob("[abc].*")), out, **job)
+    schemas = {path.name: pq.read_schema(path) for path in sorted(out.glob("*.parquet"))}
+    assert list(schemas) == ["a-00000.parquet", "b-00000.parquet", "c-00000.parquet"]
+    assert all(schema.equals(schemas["b-00000.parquet"]) for schema in schemas.values())
+    assert pd.read_parquet(out)["id"].tolist() == list(range(300))
+    assert 0.3 < batch.evaluate(out, "label")["auroc"] < 0.7
+
+
+def test_a_job_without_a_row_cannot_be_judged(detector: MixtureDetector, tmp_path: Path) -> None:
+    rows_of(3, 0).assign(label=0)[:0].to_parquet(tmp_path / "rows.parquet")
+    batch.score_files(detector, tmp_path / "rows.parquet", tmp_path / "out", keep=["label"])
+    with pytest.raises(ValueError, match="there is no row with a score to be judged by 'label'"):
+        batch.evaluate(tmp_path / "out", "label")
+
+
+def test_columns_to_keep_are_as_they_were(detector: MixtureDetector, tmp_path: Path) -> None:
+    n = 30
+    columns = {name: pa.array(values) for name, values in rows_of(n, 0).items()}
+    kept = {
+        "day": pa.array([date(2026, 11, 21)] * n),
+        "price": pa.array([Decimal("1.50")] * n, pa.decimal128(12, 2)),
+        "kind": pa.array(["x", "y", None] * 10).dictionary_encode(),
+        "tags": pa.array([["a"], []] * 15),
+    }
+    pq.write_table(pa.table({**columns, **kept}), tmp_path / "rows.parquet")
+    trees = []
+    for chunk_rows in (7, 100):
+        out = tmp_path / str(chunk_rows)
+        batch.score_files(detector, tmp_path / "rows.parquet", out, keep=list(kept), chunk_rows=chunk_rows)
+        trees.append((out / "rows-00000.parquet").read_bytes())
+    assert trees[0] == trees[1]
+    found = pq.read_table(out / "rows-00000.parquet")
+    for name, array in kept.items():
+        assert found[name].to_pylist() == array.to_pylist()
+        assert name == "kind" or found[name].type.equals(array.type)
+
+
+def test_codes_of_digits_are_kept(detector: MixtureDetector, tmp_path: Path) -> None:
+    codes = pd.DataFrame({"id": ["007", "008", "17"], "order": ["12345678901234567890"] * 3, "n": ["1", "2", ""]})
+    rows_of(3, 0).join(codes).to_csv(tmp_path / "rows.csv", index=False)
+    batch.score_files(detector, tmp_path / "rows.csv", tmp_path / "out", keep=["id", "order", "n"])
+    found = pq.read_table(tmp_path / "out" / "rows-00000.parquet")
+    assert found["id"].to_pylist() == ["007", "008", "17"]
+    assert found["order"].to_pylist() == ["12345678901234567890"] * 3
+    assert found["n"].to_pylist() == [1, 2, None]
+
+
+def test_no_row_is_scored_twice_nor_its_score(
+    detector: MixtureDetector, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for inputs in ([tmp_path / "*.parquet", files[0]], ["one.parquet", files[0]]):
+        with pytest.raises(ValueError, match=r"one\.parquet is named twice"):
+            batch.score_files(detector, inputs, tmp_path / "out")
+    with pytest.raises(ValueError, match="name at least one file"):
+        batch.score_files(detector, [], tmp_path / "out")
+    for given, out in ((tmp_path, "out"), ("*", "out"), (tmp_path, "deep/out"), (tmp_path / "out", "out")):
+        with pytest.raises(ValueError, match="lies among the inputs"):
+            batch.score_files(detector, given, out)
+    assert not (tmp_path / "out").exists()
+    assert batch.score_files(detector, tmp_path, tmp_path / "_out").rows == 700
+    assert batch.score_files(detector, tmp_path, tmp_path / "_out").complete_before

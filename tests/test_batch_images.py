@@ -261,6 +261,9 @@ def test_maps_are_written_beside_the_scores(grey: MixtureDetector, tmp_path: Pat
     for name in ("a/01.png", "b/1.png"):
         np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "maps" / name)), expected[1])
     assert np.ptp(expected[1][2:4, 3:5], axis=2).min() > 0
+    inputs = [tmp_path / "a", tmp_path / "b.npz"]
+    with pytest.raises(batch.ModelMismatch, match="option maps was"):
+        batch.score_files(grey, inputs, tmp_path / "out", maps=tmp_path / "other")
 
 
 def test_maps_never_replace_images(grey: MixtureDetector, tmp_path: Path) -> None:

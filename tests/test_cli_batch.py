@@ -297,6 +297,12 @@ def test_alerts_end_a_finished_job_with_5(place: Path, tmp_path: Path, capsys: p
         assert told.get(name, "scored") in captured.out
 
 
+def test_a_file_without_rows(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pd.read_parquet(place / "new.parquet")[:0].to_parquet(tmp_path / "none.parquet")
+    assert run("score", place / "model", tmp_path / "none.parquet", "--out", tmp_path / "out") == 0
+    assert "0 of 0 (0.00%)" in capsys.readouterr().out
+
+
 def test_bad_rows(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = pd.read_parquet(place / "new.parquet")
     rows.loc[[7, 500], "c"] = np.inf

@@ -97,6 +97,8 @@ def test_a_damaged_idx_file_is_named(tmp_path: Path, name: str) -> None:
             data.read_table(write_idx(tmp_path / name, X, 8, cut))
     with pytest.raises(ValueError, match="no IDX file"):
         data.open_source(write_idx(tmp_path / name, X, 7))
+    write_idx(tmp_path / name, X, 8, 16 + 30)
+    assert len(next(data.open_source(tmp_path / name).chunks())) == 2, "what there is comes before the error"
     if name.endswith("gz"):
         path = write_idx(tmp_path / name, X, 8)
         path.write_bytes(path.read_bytes()[:-9])

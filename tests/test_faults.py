@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import gzip
 import importlib
 import sys
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,6 +23,7 @@ from hypothesis import strategies as st
 from anomgen import MixtureDetector
 from anomgen.batch.faults import faults
 from anomgen.batch.inputs import open_inputs
+from anomgen.data import text
 from anomgen.data.bad import Bad
 from anomgen.detector import Detector
 
@@ -196,3 +200,16 @@ def test_what_a_complaint_is_about(malformed: ModuleType, tmp_path: Path) -> Non
     assert "scored and bad: rows [0]" in malformed.complaint(case, None, right, {0, 2}, clean)
     assert "it was refused" in malformed.complaint(case, ValueError("some.csv: no"), {}, set(), clean)
     assert "it raised IndexError" in malformed.complaint(case, IndexError("some.csv"), {}, set(), clean)
+
+
+def test_a_packed_file_that_breaks_off_keeps_what_was_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text, "BLOCK", 1000)
+    content = b"a\n" + b"".join(b"%.9f\n" % value for value in np.random.default_rng(0).normal(size=2000))
+    packed = gzip.compress(content)[:-2000]
+    (tmp_path / "x.csv.gz").write_bytes(packed)
+    unpacked = zlib.decompressobj(31).decompress(packed)
+    target = pa.schema([("a", pa.float64())])
+    found: list[int] = []
+    with pytest.raises(OSError, match="runcated"):
+        found.extend(row for piece in text.csv_pieces(tmp_path / "x.csv.gz", target) for row in piece.numbers)
+    assert found == list(range(unpacked[: len(unpacked) // 1000 * 1000].count(b"\n") - 1))

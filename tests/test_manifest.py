@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 import anomgen
@@ -21,6 +22,8 @@ from anomgen.batch.plan import End, Piece, cut, make_plan
 from anomgen.batch.scoring import Scored
 from anomgen.batch.whole import write_whole
 from anomgen.data.bad import Bad
+from anomgen.data.pieces import Piece as Pages
+from anomgen.data.pieces import recut
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,9 @@ class Numbers:
     end: int | None = None
     name: str = "numbers.txt"
     stem: str = "numbers"
+
+    def kept(self) -> dict[str, Any]:
+        return {}
 
     def fingerprint(self) -> dict[str, Any]:
         return {}
@@ -118,6 +124,18 @@ def test_a_file_that_ends_too_early_still_gets_all_its_parts(end: int, height: i
     assert writer._count_bad(max(end - 125, 0)) == 125 - max(end - 125, 0), "rows that were lost count as bad"
 
 
+def test_bad_rows_are_not_hoarded() -> None:
+    """A file in which hardly a row is good does not end up in one piece."""
+    read = (
+        Pages(np.arange(start, start + 1), pa.table({"a": [0.0]}), [Bad(start + i, "", "") for i in range(1, 100)])
+        for start in range(0, 10_000, 100)
+    )
+    found = list(recut(read, 200))
+    assert max(len(piece.bad) for piece in found) < 400
+    assert [row for piece in found for row in piece.numbers] == list(range(0, 10_000, 100))
+    assert sum(len(piece.bad) for piece in found) == 9_900
+
+
 def test_an_empty_input_has_a_part() -> None:
     assert parts_of(Numbers((), 0), 100) == {"numbers-00000.parquet": ([], [], True)}
 
@@ -126,6 +144,8 @@ def test_names_of_parts_are_visible_and_differ() -> None:
     named = [replace(Numbers((), 0), stem=stem) for stem in ("_x", "x", "x", "a/b c", ".", "x-2")]
     plan = make_plan(named, 10)
     assert [unit.stem for unit in plan] == ["x", "x-2", "x-3", "a_b_c", "rows", "x-2-2"]
+    capitals = [replace(Numbers((), 0), stem=stem) for stem in ("x", "X", "X")]
+    assert [unit.stem for unit in make_plan(capitals, 10)] == ["x", "X-2", "X-3"]
 
 
 def test_a_name_that_is_no_text_is_shown_by_its_bytes() -> None:

@@ -63,6 +63,9 @@ class Input(Protocol):
     def stem(self) -> str:
         """A name for what comes out."""
 
+    def kept(self) -> dict[str, Any]:
+        """The Arrow types of the columns to write beside the scores, where they are known before a row is read."""
+
     def fingerprint(self) -> dict[str, Any]:
         """What tells a file that has changed from the one it was, as JSON values; not the time it was written."""
 

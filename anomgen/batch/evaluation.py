@@ -30,14 +30,16 @@ def evaluate(out: str | Path, label: str, normal: Any = 0) -> dict[str, float]:
     Raises
     ------
     ValueError
-        If there are not both normal rows and anomalies.
+        If there is no row, or there are not both normal rows and anomalies.
     """
     import pyarrow.parquet as pq
     from sklearn.metrics import average_precision_score, precision_score, recall_score, roc_auc_score
 
     columns = [label, "score", "is_anomaly"]
-    every = (pq.read_table(path, columns=columns) for path in sorted(Path(out).glob("*.parquet")))
-    tables = [table for table in every if len(table)]
+    filled = [path for path in sorted(Path(out).glob("*.parquet")) if pq.read_metadata(path).num_rows]
+    if not filled:
+        raise ValueError(f"{out}: there is no row with a score to be judged by {label!r}")
+    tables = [pq.read_table(path, columns=columns) for path in filled]
     scores = np.concatenate([table["score"].to_numpy() for table in tables])
     flagged = np.concatenate([table["is_anomaly"].to_numpy() for table in tables])
     anomalous = np.concatenate([~is_normal(table[label].to_pandas(), normal) for table in tables])

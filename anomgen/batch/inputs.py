@@ -58,7 +58,7 @@ def open_inputs(
         Naming the file that does not fit, and what it lacks. Where bad rows are left out such a file is one bad entry,
         and only no file that fits is an error.
     ValueError
-        If a file cannot be read, naming it.
+        If a file cannot be read, naming it; if one is named twice, or none.
     """
     if chunk_rows < 1:
         raise ValueError(f"chunk_rows={chunk_rows} must be at least 1")
@@ -66,7 +66,9 @@ def open_inputs(
     rows = chunk_rows if encoder is None else max(1, min(chunk_rows, PIXELS // encoder.dim))
     opened: list[Input] = []
     errors: list[ValueError] = []
-    for one in _files(inputs) if encoder is None else image_inputs(inputs):
+    found = _files(inputs) if encoder is None else image_inputs(inputs)
+    _check_once(found)
+    for one in found:
         try:
             if isinstance(one, Found):
                 opened.append(_open_file(detector, one, keep, rows, on_bad))
@@ -109,11 +111,31 @@ def _open_images(
     return FolderInput(encoder, folder, keep, rows, on_bad)
 
 
+def _places(one: Found | ImageFolder | str | list[Path]) -> list[Place]:
+    """The file, or the folder or the files of images, that an input stands for."""
+    if isinstance(one, Found):
+        return [one.place]
+    path = one.path if isinstance(one, ImageFolder) else one
+    return [Path(path)] if isinstance(path, str | Path) else [Path(file) for file in path]
+
+
 def _place(one: Found | ImageFolder | str | list[Path]) -> Place:
     if isinstance(one, Found):
         return one.place
     path = one.path if isinstance(one, ImageFolder) else one
     return Path(path) if isinstance(path, str | Path) else Path(path[0]).parent
+
+
+def _check_once(found: Sequence[Found | ImageFolder | str | list[Path]]) -> None:
+    """Refuse rows that would be scored twice, and a job without any."""
+    if not found:
+        raise ValueError("inputs: name at least one file to score")
+    seen: set[Place] = set()
+    for place in (place for one in found for place in _places(one)):
+        whole = place.absolute() if isinstance(place, Path) else place
+        if whole in seen:
+            raise ValueError(f"{place} is named twice among the inputs, and its rows would be scored twice")
+        seen.add(whole)
 
 
 def _reason(error: ValueError, place: Place) -> str:

@@ -14,11 +14,13 @@ from typing import Any, Literal
 from anomgen import explain as explaining
 from anomgen.batch.inputs import Input, Inputs, Mode, OnBad, open_inputs
 from anomgen.batch.output import alone, describe_job, is_begun, open_output
-from anomgen.batch.plan import make_plan
+from anomgen.batch.plan import make_plan, readable
 from anomgen.batch.run import Log, Run
 from anomgen.batch.schema import image_encoder
 from anomgen.batch.scoring import RESULTS, Options
 from anomgen.batch.summary import Summary
+from anomgen.data import ImageFolder
+from anomgen.data.remote import is_url
 from anomgen.detector import Detector
 from anomgen.families import load
 
@@ -61,7 +63,7 @@ def score_files(
     ``row``           number of the row in its file, from 0
     ``source``        the file
     ``file``          of folders of images: the path of the image below the folder
-    (of `keep`)       as they were
+    (of `keep`)       as they were, of the types they have in the file
     ``score``         nats; the higher, the more normal
     ``p_value``       if the detector is calibrated, see :meth:`anomgen.FlowDetector.calibrate`
     ``is_anomaly``    whether the score is below the threshold
@@ -115,11 +117,12 @@ def score_files(
         What a row does that cannot be scored: end the job, or be left out and counted; under ``"quarantine"`` it is
         listed, too.
     max_bad_fraction : float
-        The share of bad rows at which the job gives up.
+        The largest share of bad rows at which the job does not give up.
     fail_on_drift : float, optional
-        The largest population stability index that is not `drifted`, in excess of what is expected without drift.
+        The largest population stability index that is not `drifted`, in excess of what is expected without drift; it
+        counts only where the shift is more than chance.
     overwrite : bool
-        Whether scores of another job are removed from `out` first.
+        Begin anew: scores found in `out` are removed first, those of this very job too.
     progress : callable, optional
         Called with the number of rows of every chunk done.
     log : callable, optional
@@ -136,7 +139,8 @@ def score_files(
     ModelMismatch
         If `out` holds scores of another model, under other options or of other inputs; a ``SchemaError``.
     ValueError
-        If a cell cannot be read, naming file, row and column; or if `maps` would be among the images.
+        If a cell cannot be read, naming file, row and column; if a file is named twice; or if `out` would be found
+        among the inputs, or `maps` among the images.
     FileExistsError
         If `out` holds files that are not scores; likewise if `maps` holds anything.
     TooManyBadRows
@@ -150,14 +154,18 @@ def score_files(
     _check_numbers({**least, "workers": (1 if workers is None else workers, 1)}, max_bad_fraction, engine)
     _check_options(detector, limit, keep, fdr)
     _check_abilities(detector, explain, fail_on_drift, maps is not None)
+    if image_encoder(detector) is None:
+        _check_apart(Path(out), inputs)
     opened = open_inputs(detector, inputs, keep, chunk_rows, mode, on_bad_row)
     chosen: dict[str, Any] = {"threshold": limit, "fdr": fdr, "explain": explain, "keep": list(keep), "mode": mode}
-    chosen |= {"part_rows": part_rows, "on_bad_row": on_bad_row, "maps": maps is not None}
+    drawn = None if maps is None else readable(str(maps))
+    chosen |= {"part_rows": part_rows, "on_bad_row": on_bad_row, "maps": drawn}
     header = describe_job(detector, opened, chosen)
     if maps is not None:
         _check_maps(Path(maps), opened, overwrite or is_begun(Path(out), header))
-    drawn = None if maps is None else str(maps)
-    options = Options(limit, explain, on_bad_row == "quarantine", drawn, several=len(opened) > 1)
+    folder = None if maps is None else str(maps)
+    kept = {name: kind for one in reversed(opened) for name, kind in one.kept().items()}
+    options = Options(limit, explain, on_bad_row == "quarantine", folder, several=len(opened) > 1, kept=kept)
     plan = make_plan(opened, part_rows)
     with alone(Path(out)), _stopping() as stop:
         manifest = open_output(Path(out), header, overwrite)
@@ -217,6 +225,8 @@ def _check_abilities(detector: Detector, explain: int, drift: float | None, maps
     lacking = explaining.missing_for_columns(detector.model_, detector.encoder_) if explain else None
     if lacking:
         raise ValueError(f"explain={explain}: {type(detector).__name__} cannot tell columns apart: {lacking}")
+    if drift is not None and not drift >= 0:
+        raise ValueError(f"fail_on_drift={drift!r} must be a number of at least 0, such as 0.25")
     if drift is not None and getattr(detector, "reference_", None) is None:
         raise ValueError("fail_on_drift= needs a model that stores what its training rows were like; fit it again")
     if maps and image_encoder(detector) is None:
@@ -231,6 +241,22 @@ def _check_numbers(at_least: Mapping[str, tuple[int, int]], max_bad_fraction: fl
         raise ValueError(f"max_bad_fraction={max_bad_fraction!r} must be in [0, 1]")
     if engine not in ENGINES:
         raise ValueError(f"engine={engine!r} must be one of {', '.join(map(repr, ENGINES))}")
+
+
+def _check_apart(out: Path, inputs: Inputs) -> None:
+    """Refuse a folder of scores that is found among the inputs: started again, the job would read what it wrote."""
+    here = out.resolve()
+    for one in [inputs] if isinstance(inputs, str | Path | ImageFolder) else inputs:
+        if isinstance(one, ImageFolder) or is_url(one):
+            continue
+        place, folders = Path(one).absolute(), (here, *here.parents)
+        within = next((folder for folder in folders if folder == place.resolve() or folder.match(str(place))), None)
+        # Names that begin so are passed over below a folder.
+        if within and not any(part[0] in "._" for part in here.relative_to(within).parts):
+            raise ValueError(
+                f"out={str(out)!r} lies among the inputs {one}: started again, the job would read what it wrote; name "
+                "another folder"
+            )
 
 
 def _check_maps(folder: Path, parts: Sequence[Input], overwrite: bool) -> None:

@@ -67,8 +67,11 @@ class Manifest:
         if not (parsed and isinstance(parsed[0], dict) and parsed[0].get("format") == FORMAT):
             raise ModelMismatch(f"{path} is no manifest of format {FORMAT}; ask to overwrite the scores")
         manifest = cls(path, parsed[0])
-        for found in parsed[1:]:
-            manifest._take(found)
+        try:
+            for found in parsed[1:]:
+                manifest._take(found)
+        except (KeyError, TypeError):
+            raise ModelMismatch(f"{path} is damaged: {str(found)[:200]}; ask to overwrite the scores") from None
         return manifest
 
     def resume(self) -> None:

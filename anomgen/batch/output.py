@@ -132,9 +132,9 @@ def open_output(folder: Path, header: dict[str, Any], overwrite: bool) -> Manife
 
 
 def _clear(folder: Path, found: Sequence[Path]) -> None:
-    """Remove the scores of an earlier job; what says that they are complete goes first."""
+    """Remove the scores of an earlier job: first what says that they are complete, last what says whose they are."""
     (folder / SUCCESS).unlink(missing_ok=True)
-    for path in found:
+    for path in sorted(found, key=lambda path: path.name == MANIFEST):
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 

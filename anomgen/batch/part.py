@@ -35,7 +35,7 @@ class Record:
     rows, bad, flagged : int
         Rows with a score, rows without, and rows below the threshold.
     last : bool
-        Whether the input ends here.
+        Whether its unit ends here.
     sha256 : str
     quarantine : str or None
         The sha256 of its list of bad rows.

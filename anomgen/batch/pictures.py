@@ -45,6 +45,12 @@ class FolderInput:
         """The name of the folder."""
         return Path(self.name).resolve().name or "images"
 
+    def kept(self) -> dict[str, Any]:
+        """Paths and sub-folders are text."""
+        import pyarrow as pa
+
+        return dict.fromkeys(["file", *self.keep], pa.string())
+
     def fingerprint(self) -> dict[str, Any]:
         """How many files, their bytes, and a digest of their names, sizes and ends."""
         digest, size = hashlib.sha256(), 0

@@ -78,7 +78,7 @@ class End(NamedTuple):
 
     part: Part
     last: bool
-    """Whether the input ends with it."""
+    """Whether the unit ends with it."""
 
 
 def make_plan(inputs: Sequence[Input], rows: int) -> list[Unit]:
@@ -185,12 +185,17 @@ def _slice(values: Any, low: int, high: int) -> Any:
 def _stems(inputs: Sequence[Input]) -> list[str]:
     """A name for the parts of every input: that of the input, numbered where two inputs have the same."""
     stems: list[str] = []
+    taken: set[str] = set()
+    numbers: dict[str, int] = {}
     for one in inputs:
         # A name that begins with a dot or an underscore would hide its parts from whoever reads the folder.
         plain = re.sub(r"[^\w.=+-]+", "_", one.stem).lstrip("._") or "rows"
-        stem, number = plain, 1
-        while stem in stems:
+        stem, number = plain, numbers.get(plain, 1)
+        # Some file systems take a name in capitals for the same one.
+        while stem.casefold() in taken:
             number += 1
             stem = f"{plain}-{number}"
+        numbers[plain] = number
+        taken.add(stem.casefold())
         stems.append(stem)
     return stems

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any, Literal
@@ -41,6 +41,8 @@ KINDS = {
     "datetime": ("timestamp[us]", "timestamp[us, tz=UTC]"),
 }
 """Arrow types that text may turn out to have, by what it is to be."""
+LEADING_ZERO = r"^\s*[-+]?0\d+\s*$"
+MANY_DIGITS = r"^\s*[-+]?\d{16,}\s*$"
 LOOKED_AT = 10_000
 """Rows at the beginning of a file of text that say whether a column holds what it should."""
 OnBad = Literal["fail", "quarantine", "skip"]
@@ -90,6 +92,9 @@ def open_checked(
     types |= {name: _dates(detector, name) for name in names if _is_unseen_date(detector, name, looks)}
     if detector.encoder_.container_ != "frame" and not is_parquet(place):
         types |= dict.fromkeys(names, "double")
+    if is_csv(place):
+        kept = [name for name in keep if name not in types and name not in looks.partitions[0]]
+        types |= dict.fromkeys(_codes(found, {name: looks.schema[name] for name in kept}), "string")
     by_folder = {name: types[name] for name in looks.partitions[0] if name in types}
     for name, text in _mistyped(detector, names, looks.schema | by_folder).items():
         kind = _fitting(found, name, KINDS.get(_roles(detector, names)[name], ())) if stray else None
@@ -158,6 +163,20 @@ def _fitting(found: Found, name: str, kinds: Sequence[str]) -> str | None:
         counts.append(held)
     most = max(counts, default=0)
     return kinds[counts.index(most)] if most else None
+
+
+def _codes(found: Found, kinds: Mapping[str, str]) -> list[str]:
+    """Columns that look like numbers and are not: zeros that lead, or digits that no number holds, would be lost."""
+    import pyarrow.compute as pc
+
+    lost = {"int64": LEADING_ZERO, "double": f"{LEADING_ZERO}|{MANY_DIGITS}"}
+    looked = [name for name, kind in kinds.items() if kind in lost]
+    if not looked:
+        return []
+    source = open_found([found], looked, types=dict.fromkeys(looked, "string"), stray=True)
+    with naming(found.place):
+        first = next(pieces(found.place, source.target, {}, LOOKED_AT)).table
+    return [name for name in looked if pc.any(pc.match_substring_regex(first[name], lost[kinds[name]])).as_py()]
 
 
 def to_score(encoder: TableEncoder | ImageEncoder | JointEncoder, source: Source, chunk: Any) -> Any:

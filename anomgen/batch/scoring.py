@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -37,6 +37,8 @@ class Options:
         Folder for pictures of heat.
     several : bool
         Whether every input has a sub-folder there.
+    kept : dict of str to pyarrow.DataType
+        The columns to keep, for parts without a row.
     """
 
     threshold: float
@@ -44,6 +46,7 @@ class Options:
     quarantine: bool = False
     maps: str | None = None
     several: bool = False
+    kept: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -88,8 +91,11 @@ def score_piece(detector: Detector, piece: Piece, options: Options) -> Scored:
 
 
 def empty_table(detector: Detector, part: Part, options: Options) -> Any:
-    """The table of a part without rows, and without the columns to keep: no row has told their types."""
-    chunk = Chunk(np.empty(0, np.int64), None, {}, [], 0)
+    """The table of a part without rows; its columns are those of the others, so that a reader finds them in all."""
+    import pyarrow as pa
+
+    kept = {name: pa.array([], kind) for name, kind in options.kept.items()}
+    chunk = Chunk(np.empty(0, np.int64), None, kept, [], 0)
     return _table(part, chunk, _columns(detector, None, np.empty(0), options))
 
 

@@ -96,6 +96,10 @@ class RefusedInput:
         """Its name without endings."""
         return self.place.name.split(".")[0]
 
+    def kept(self) -> dict[str, Any]:
+        """Nothing is known of it."""
+        return {}
+
     def fingerprint(self) -> dict[str, Any]:
         """Its size and a part of its bytes; of a folder nothing."""
         return {} if self.place.is_dir() else fingerprint(self.place)
@@ -112,6 +116,10 @@ class RefusedInput:
 @dataclass(frozen=True)
 class TableInput(FileInput):
     """Rows of a Parquet, CSV or NDJSON file."""
+
+    def kept(self) -> dict[str, Any]:
+        """The types that the file has, or was found to have."""
+        return {name: _plain(self.source.target.field(name).type) for name in self.keep}
 
     def spans(self, rows: int) -> list[Span]:
         """Row groups of Parquet, `rows` rows or more together; other files whole."""
@@ -137,7 +145,15 @@ class TableInput(FileInput):
             for piece in recut(self._as_far_as_it_goes(found), height):
                 frame = frame_of(piece.table, 0)
                 rows = to_score(self.encoder, self.source, frame)
-                yield self._chunk(piece.numbers, rows, {name: frame[name] for name in self.keep}, piece.bad)
+                yield self._chunk(piece.numbers, rows, self._as_they_were(piece.table), piece.bad)
+
+    def _as_they_were(self, table: Any) -> dict[str, Any]:
+        """The columns to keep, of the types of :meth:`kept`."""
+        import pyarrow as pa
+
+        columns = {name: table[name].cast(kind) for name, kind in self.kept().items()}
+        frame = pa.table(columns).to_pandas(types_mapper=pd.ArrowDtype)
+        return {name: frame[name] for name in columns}
 
     def _as_far_as_it_goes(self, found: Iterator[Piece]) -> Iterator[Piece]:
         try:
@@ -159,6 +175,13 @@ class TableInput(FileInput):
 @dataclass(frozen=True)
 class ArrayInput(FileInput):
     """Rows of an npz or IDX file."""
+
+    def kept(self) -> dict[str, Any]:
+        """The types of the arrays."""
+        import pyarrow as pa
+
+        with naming(self.source.files[0]):
+            return {name: pa.array(array_label(self.source.files[0], name)[:0]).type for name in self.keep}
 
     def spans(self, rows: int) -> list[Span]:
         """Slices, unless the file has to be unpacked from its beginning."""
@@ -184,3 +207,10 @@ class ArrayInput(FileInput):
     @cached_property
     def _kept(self) -> dict[str, NDArray[Any]]:
         return {name: array_label(self.source.files[0], name) for name in self.keep}
+
+
+def _plain(kind: Any) -> Any:
+    """What a dictionary holds: which levels it lists depends on how the rows are cut."""
+    import pyarrow as pa
+
+    return kind.value_type if pa.types.is_dictionary(kind) else kind

@@ -43,7 +43,7 @@ def print_table(rows: list[dict[str, Any]]) -> None:
 
 def share(part: int, whole: int) -> str:
     """A count and its share."""
-    return f"{part:,} of {whole:,} ({part / whole:.2%})"
+    return f"{part:,} of {whole:,} ({part / max(whole, 1):.2%})"
 
 
 def bad_files(bad: Sequence[Any]) -> str | None:

@@ -50,16 +50,20 @@ def chunks(
         last = shape[0] if stop is None else min(stop, shape[0])
         for start in range(first, last, rows):
             count = min(rows, last - start)
+            lost = False
             if whole is not None:
                 chunk = whole[start : start + count]
             else:
                 content = stream.read(count * width)
-                if len(content) < count * width:
-                    raise ValueError(f"it ends in row {start + len(content) // width:,} of {shape[0]:,}")
-                chunk = np.frombuffer(content, dtype).reshape(count, *shape[1:])
+                lost = len(content) < count * width
+                count = len(content) // width if lost else count
+                chunk = np.frombuffer(content[: count * width], dtype).reshape(count, *shape[1:])
             # Arrays of the machine's own byte order, which may be written to.
             chunk = chunk if columns is None else chunk[:, [int(column) for column in columns]]
-            yield chunk.astype(dtype.newbyteorder("="), order="C")
+            if len(chunk):
+                yield chunk.astype(dtype.newbyteorder("="), order="C")
+            if lost:
+                raise ValueError(f"it ends in row {start + count:,} of {shape[0]:,}")
         if last == shape[0] and stream.read(1):
             raise ValueError("there are more bytes than the header of the array announces")
 

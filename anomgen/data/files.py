@@ -121,7 +121,7 @@ def _known(place: Place) -> Any:
 def _fixed(pattern: Path) -> Path:
     """The folder before the first part of a pattern that matches several names."""
     parts = pattern.parts
-    wild = next(i for i, part in enumerate(parts) if re.search(r"[*?\[]", part))
+    wild = next((i for i, part in enumerate(parts) if re.search(r"[*?\[]", part)), len(parts))
     return Path(*parts[:wild])
 
 

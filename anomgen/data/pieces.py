@@ -38,19 +38,26 @@ def strict(pieces: Iterable[Piece], place: Place) -> Iterator[Any]:
 
 
 def recut(pieces: Iterable[Piece], rows: int) -> Iterator[Piece]:
-    """The same rows in pieces of `rows` good rows; bad ones stay with the good one they come before."""
+    """The same rows in pieces of `rows` good rows; bad ones stay with the good one they come before.
+
+    Bad rows are held too: where they are as many, the good ones among them have to do for a piece.
+    """
     held: list[Piece] = []
-    count = 0
+    count = bad = 0
     for piece in pieces:
         held.append(piece)
         count += len(piece.numbers)
+        bad += len(piece.bad)
         while count >= rows:
             whole = _join(held)
             last = whole.numbers[rows] if count > rows else np.iinfo(np.int64).max
-            before = sum(0 <= bad.row < last for bad in whole.bad)
+            before = sum(0 <= one.row < last for one in whole.bad)
             yield Piece(whole.numbers[:rows], whole.table.slice(0, rows), whole.bad[:before])
             held = [Piece(whole.numbers[rows:], whole.table.slice(rows), whole.bad[before:])]
-            count -= rows
+            count, bad = count - rows, bad - before
+        if bad >= rows:
+            yield _join(held)
+            held, count, bad = [], 0, 0
     if held and (count or any(piece.bad for piece in held)):
         yield _join(held)
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from anomgen.data.bad import SHOWN, Bad
 from anomgen.data.cells import cast_columns, is_text, large
-from anomgen.data.files import Place, stream
+from anomgen.data.files import DAMAGES, Place, stream
 from anomgen.data.pieces import Piece
 
 BLOCK = 1 << 22
@@ -49,7 +49,13 @@ def blocks(place: Place, quoted: bool) -> Iterator[Block]:
     with stream(place) as source:
         held, first = source.read(BLOCK).removeprefix(BYTE_ORDER), True
         while True:
-            more = source.read(BLOCK)
+            try:
+                more = source.read(BLOCK)
+            except DAMAGES:
+                # What was read before is whole up to its last line end.
+                if cut := _cut(held, quoted):
+                    yield Block(held[:cut], first, False)
+                raise
             if not more:
                 yield Block(held, first, True)
                 return
