@@ -62,7 +62,7 @@ class VAEDetector(TransformerMixin, ClassNamePrefixFeaturesOutMixin, Conditional
     beta : float or "auto", default="auto"
         Weight of the divergence in training; above 1 codes say less, below more. Scores have weight 1 always.
         ``"auto"`` is 1 on tables. On images it grows from 1 at 14 x 14 to 4 at 28 x 28: features then tell more kinds
-        apart, for a few hundredths of a bit a pixel.
+        apart, for up to a tenth of a bit a pixel.
     free_bits : float, default=0.0
         Nats of divergence that every unit has free in training, so that it is not switched off early.
     warmup : float or "auto", default="auto"

@@ -30,7 +30,7 @@ WARMUP = 0.5
 """Codes that have found a use are worth their cost, while codes that cost from the first find none."""
 SMALL_IMAGE, MOST_BETA = 196, 4.0
 """Larger images say so much that codes find a use the sooner; and codes that cost more, up to four times at 28 x 28,
-tell more kinds of them apart, for a few hundredths of a bit a pixel."""
+tell more kinds of them apart, for up to a tenth of a bit a pixel."""
 UNITS_OF_IMAGES = 32
 """Units of a code of images at most, where their number is derived."""
 RATE = 0.25
