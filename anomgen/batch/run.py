@@ -111,15 +111,17 @@ class Run:
             stop=stop,
             progress=progress,
         )
+        bad, rows = sum(one.bad for one in records.values()), sum(one.rows for one in records.values())
         with closing(scored):  # type: ignore[type-var]
             for record in scored:
                 self.manifest.add(record)
                 self.scored += record.rows
                 self.log("part", part=record.part, rows=record.rows, bad=record.bad, flagged=record.flagged)
-                self._judge(JUDGED_FROM)
+                bad, rows = bad + record.bad, rows + record.rows
+                self._judge(bad, rows + bad, JUDGED_FROM)
         if not all(map(self._is_done, self.plan)):
             raise self._interrupted()
-        self._judge(1)
+        self._judge(bad, rows + bad, 1)
         self.manifest.seal(self._order())
 
     def select(self, fdr: float, stop: Stop) -> None:
@@ -191,11 +193,8 @@ class Run:
     def _order(self) -> list[str]:
         return [name for unit in self.plan for name in self._names(unit)]
 
-    def _judge(self, least: int) -> None:
+    def _judge(self, bad: int, seen: int, least: int) -> None:
         """Give up where too many rows are bad."""
-        records = self.manifest.records.values()
-        bad = sum(record.bad for record in records)
-        seen = bad + sum(record.rows for record in records)
         if seen >= least and bad > self.max_bad_fraction * seen:
             raise TooManyBadRows(
                 f"{bad:,} of {seen:,} rows could not be scored, more than max_bad_fraction={self.max_bad_fraction:g}; "

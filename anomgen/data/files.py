@@ -34,7 +34,12 @@ DAMAGES = (
     *(ValueError, OSError, EOFError, LookupError, zipfile.BadZipFile, zlib.error, struct.error),
     *(NotImplementedError, RuntimeError, MemoryError, TypeError, OverflowError, SyntaxError),
 )
-"""What the readers of files raise when these are damaged."""
+"""What the readers of files raise when these are damaged.
+
+Beyond the usual ones: zipfile has a NotImplementedError for a compression it does not know and a RuntimeError for an
+entry that needs a password; numpy has a TypeError, an OverflowError or a SyntaxError for a header without sense, and a
+MemoryError for one that announces more than there can be.
+"""
 
 
 class Found(NamedTuple):
