@@ -28,17 +28,20 @@ LAYERS = {
     "drift": 1,
     "explain": 1,
     "data": 1,
+    "jobs": 1,
     "detector": 2,
+    "quality": 2,
     "families": 3,
     "diagnosis": 4,
     "tracking": 4,
     "batch": 4,
+    "augment": 4,
     "__init__": 5,
     "cli": 6,
 }
 
 # Packages that only these modules may name.
-ONLY_IN = {"mlflow": {"tracking"}, "cyclopts": {"cli"}, "ray": {"batch"}}
+ONLY_IN = {"mlflow": {"tracking"}, "cyclopts": {"cli"}, "ray": {"batch"}, "imblearn": {"augment"}}
 # Modules that must work without these packages.
 WITHOUT = {"encode": {"torch", "sklearn"}, "persist": {"sklearn"}, "calibrate": {"torch", "sklearn"}}
 
