@@ -18,8 +18,8 @@ import pandas as pd
 import pytest
 
 import anomgen
-from anomgen.batch import SchemaError
-from anomgen.batch.errors import Interrupted, ModelMismatch, TooManyBadRows
+from anomgen.batch import Interrupted, ModelMismatch, SchemaError
+from anomgen.batch.errors import TooManyBadRows
 from anomgen.cli.exits import exit_code, report_error
 from anomgen.cli.log import LOGGER, event, logging_to_stderr, plain
 from anomgen.cli.parameters import UsageError, parse_bytes

@@ -15,15 +15,16 @@ import pytest
 import anomgen
 from anomgen import MixtureDetector, batch
 from anomgen.batch.chunks import Chunk, Span
-from anomgen.batch.manifest import MANIFEST, Manifest
-from anomgen.batch.output import digest_of
+from anomgen.batch.manifest import Manifest
 from anomgen.batch.part import PartWriter, Record
 from anomgen.batch.plan import End, Piece, cut, make_plan
 from anomgen.batch.scoring import Scored
-from anomgen.batch.whole import write_whole
 from anomgen.data.bad import Bad
 from anomgen.data.pieces import Piece as Pages
 from anomgen.data.pieces import recut
+from anomgen.detector.state import digest_of
+from anomgen.jobs.manifest import MANIFEST
+from anomgen.jobs.whole import write_whole
 
 
 @dataclass(frozen=True)

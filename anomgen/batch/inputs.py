@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from anomgen.batch.chunks import Chunk, Input, Span
 from anomgen.batch.pictures import FOLDER_COLUMN, FolderInput, check_folder
-from anomgen.batch.schema import OnBad, SchemaError, image_encoder, open_checked
+from anomgen.batch.schema import OnBad, image_encoder, open_checked
 from anomgen.batch.tables import ArrayInput, RefusedInput, TableInput
 from anomgen.data import ImageFolder
 from anomgen.data.arrays import is_array
@@ -18,6 +18,7 @@ from anomgen.data.images import Like, find_images, is_image
 from anomgen.data.remote import is_url
 from anomgen.detector import Detector
 from anomgen.encode import ImageEncoder
+from anomgen.jobs.errors import SchemaError
 
 __all__ = ["FOLDER_COLUMN", "Bad", "Chunk", "Input", "Inputs", "Mode", "OnBad", "Span", "image_inputs", "open_inputs"]
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-import signal
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
 from anomgen import explain as explaining
 from anomgen.batch.inputs import Input, Inputs, Mode, OnBad, open_inputs
-from anomgen.batch.output import alone, describe_job, is_begun, open_output
+from anomgen.batch.manifest import Manifest
+from anomgen.batch.output import describe_job, open_output
 from anomgen.batch.plan import make_plan, readable
 from anomgen.batch.run import Log, Run
 from anomgen.batch.schema import image_encoder
@@ -23,6 +21,8 @@ from anomgen.data import ImageFolder
 from anomgen.data.remote import is_url
 from anomgen.detector import Detector
 from anomgen.families import load
+from anomgen.jobs.folder import alone, is_begun
+from anomgen.jobs.stopping import stopping
 
 PART_ROWS = 262_144
 """Rows of a file of scores."""
@@ -162,12 +162,12 @@ def score_files(
     chosen |= {"part_rows": part_rows, "on_bad_row": on_bad_row, "maps": drawn}
     header = describe_job(detector, opened, chosen)
     if maps is not None:
-        _check_maps(Path(maps), opened, overwrite or is_begun(Path(out), header))
+        _check_maps(Path(maps), opened, overwrite or is_begun(Path(out), header, Manifest))
     folder = None if maps is None else str(maps)
     kept = {name: kind for one in reversed(opened) for name, kind in one.kept().items()}
     options = Options(limit, explain, on_bad_row == "quarantine", folder, several=len(opened) > 1, kept=kept)
     plan = make_plan(opened, part_rows)
-    with alone(Path(out)), _stopping() as stop:
+    with alone(Path(out), "scores"), stopping() as stop:
         manifest = open_output(Path(out), header, overwrite)
         run = Run(detector, plan, Path(out), manifest, options, max_bad_fraction, log or _silent)
         run.score(import_module(ENGINES[engine]).score_units, workers, stop, progress)
@@ -178,31 +178,6 @@ def score_files(
 
 def _silent(*_: Any, **__: Any) -> None:
     pass
-
-
-@contextmanager
-def _stopping() -> Iterator[Callable[[], bool]]:
-    """Whether a signal asked the job to stop. The second one acts as it would without the block.
-
-    Only the main thread is told of signals; in others the answer is no.
-    """
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
-        return
-    before = {number: signal.getsignal(number) or signal.SIG_DFL for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def ask(number: int, _: Any) -> None:
-        asked.set()
-        signal.signal(number, before[signal.Signals(number)])
-
-    for number in before:
-        signal.signal(number, ask)
-    try:
-        yield asked.is_set
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _check_options(detector: Detector, limit: float, keep: Sequence[str], fdr: float | None) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -16,9 +14,7 @@ from anomgen.batch.part import PartWriter, Record
 from anomgen.batch.plan import End, Piece, Unit, cut
 from anomgen.batch.scoring import Options, Scored, empty_table, score_piece
 from anomgen.detector import Detector
-
-WORKERS = 16
-"""Threads that score, unless more are asked for: beyond, one thread does not read fast enough."""
+from anomgen.jobs.workers import default_workers
 
 
 def score_units(
@@ -74,14 +70,6 @@ def score_units(
                 yield from writer.take(*ahead.popleft(), progress)
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def default_workers() -> int:
-    """A thread for each core that the process may use."""
-    cores = os.cpu_count() or 1
-    with suppress(AttributeError):
-        cores = len(os.sched_getaffinity(0))
-    return min(cores, WORKERS)
 
 
 def _events(units: Sequence[Unit], done: Collection[str], stop: Callable[[], bool]) -> Iterator[Piece | End]:

@@ -9,9 +9,9 @@ from typing import Any, Self
 
 from anomgen.batch.plan import Part
 from anomgen.batch.scoring import Scored
-from anomgen.batch.whole import arriving, sha256
 from anomgen.data.bad import Bad
 from anomgen.drift import Counter
+from anomgen.jobs.whole import arriving, sha256
 
 ROW_GROUP = 131_072
 """Rows of a Parquet row group, which bound the memory of a reader."""

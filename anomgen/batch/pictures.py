@@ -13,10 +13,11 @@ import numpy as np
 
 from anomgen.batch.chunks import Chunk, Span, no_rows, refuse
 from anomgen.batch.faults import encoder_faults
-from anomgen.batch.schema import OnBad, SchemaError
+from anomgen.batch.schema import OnBad
 from anomgen.data import BadImage, ImageFolder
 from anomgen.data.bad import Bad
 from anomgen.encode import ImageEncoder
+from anomgen.jobs.errors import SchemaError
 
 FOLDER_COLUMN = "label"
 """What a folder of images has besides images: the sub-folder that each lies in."""

@@ -21,8 +21,9 @@ from anomgen.batch import local
 from anomgen.batch.part import Record
 from anomgen.batch.plan import Unit
 from anomgen.batch.scoring import Options
-from anomgen.batch.whole import PARTIAL
 from anomgen.detector import Detector
+from anomgen.jobs.whole import PARTIAL
+from anomgen.jobs.workers import default_workers
 
 ATTEMPTS = 4
 """How often a unit is given to a worker: Ray would start one that dies over a unit again for ever."""
@@ -85,7 +86,7 @@ def score_units(
         return
     halt = folder.resolve() / HALT
     halt.unlink(missing_ok=True)
-    with _cluster(workers or min(local.default_workers(), len(units))) as ray, _watching(stop, halt):
+    with _cluster(workers or min(default_workers(), len(units))) as ray, _watching(stop, halt):
         job = ray.put((detector, list(units), folder.resolve(), options, frozenset(done), Path.cwd()))
         outcomes = _outcomes(ray, job, len(units), workers)
         try:

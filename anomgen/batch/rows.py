@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from anomgen.batch.inputs import FOLDER_COLUMN, Mode, image_inputs
 from anomgen.batch.schema import image_encoder
-from anomgen.batch.whole import write_whole
 from anomgen.data import FileRows, ImageFolder, open_source, read_label, read_table
 from anomgen.data.files import Paths, find_files
 from anomgen.data.labels import is_normal, none_normal
 from anomgen.data.passing import decoded_bytes
 from anomgen.detector import Detector
+from anomgen.jobs.whole import write_whole
 
 
 def read_training_rows(

@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from anomgen.batch import selection
-from anomgen.batch.errors import Interrupted, TooManyBadRows
+from anomgen.batch.errors import TooManyBadRows
 from anomgen.batch.manifest import Manifest
-from anomgen.batch.output import SUCCESS, SUMMARY
 from anomgen.batch.part import QUARANTINE, Record
 from anomgen.batch.plan import Unit
 from anomgen.batch.scoring import Options
 from anomgen.batch.summary import Summary, group_files, score_quantiles
-from anomgen.batch.whole import write_whole
 from anomgen.detector import Detector
 from anomgen.drift import Counter, Drift
+from anomgen.jobs.errors import Interrupted
+from anomgen.jobs.folder import SUCCESS, close_folder
 
 JUDGED_FROM = 1_000
 """Rows that have to be seen before too many of them can be bad; a job that is done is judged by all it saw."""
@@ -167,8 +167,7 @@ class Run:
             files=files,
         )
         if not self.was_complete:
-            write_whole(self.folder / SUMMARY, lambda path: path.write_text(summary.to_json(), encoding="utf-8"))
-            write_whole(self.folder / SUCCESS, lambda path: path.touch())
+            close_folder(self.folder, summary.to_json())
         self.log("end", rows=rows, bad=bad, flagged=summary.flagged, seconds=seconds, parts_done_before=self.resumed)
         return summary
 

@@ -18,6 +18,7 @@ from anomgen.data.sources import array_label, open_found
 from anomgen.data.tables import pieces
 from anomgen.detector import Detector
 from anomgen.encode import ImageEncoder, JointEncoder, TableEncoder
+from anomgen.jobs.errors import SchemaError
 
 FITS = {
     "number": ("number",),
@@ -46,10 +47,6 @@ MANY_DIGITS = r"^\s*[-+]?\d{16,}\s*$"
 LOOKED_AT = 10_000
 """Rows at the beginning of a file of text that say whether a column holds what it should."""
 OnBad = Literal["fail", "quarantine", "skip"]
-
-
-class SchemaError(ValueError):
-    """A file whose columns are not those that a detector was fitted on."""
 
 
 def open_checked(

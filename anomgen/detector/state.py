@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -96,6 +98,27 @@ def restore(detector: Any, config: dict[str, Any], arrays: dict[str, NDArray[Any
     for prefix, module in (("model.", detector.model_), ("statistic.", statistic)):
         load_arrays(module, _below(arrays, prefix))
     return detector
+
+
+def identity(detector: Any) -> dict[str, str]:
+    """What tells a fitted model from others: its class, its sha256 and that of its training rows."""
+    return {"class": type(detector).__name__, "sha256": digest_of(detector), "data_digest": detector.data_digest_}
+
+
+def digest_of(detector: Any) -> str:
+    """The sha256 of a fitted model: of its arrays and its configuration, wherever it came from or runs.
+
+    The same before it is saved and after it is loaded. Versions, device and the history of the fit, which tells
+    times, are not part of it.
+    """
+    config = to_config(detector, type(detector).__name__, type(detector.statistic_).__name__)
+    del config["versions"], config["history"]
+    config["params"].pop("device", None)
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    for name, array in sorted(to_arrays(detector).items()):
+        digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def _name_statistic(detector: Any, statistic: Statistic) -> None:
