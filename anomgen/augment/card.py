@@ -1,0 +1,132 @@
+"""The card of an export: what was drawn, how, how good it is and what it cannot be used for; README and JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, Protocol, TypedDict
+
+from anomgen.augment.plots import Samples, column_shapes, contact_sheet, save, score_histograms
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+REPORT = "report.json"
+"""What the card says, for programs."""
+PLOTS = "plots"
+"""Folder of the pictures in a folder of rows; a single file has them in ``NAME.card``."""
+
+
+class Report(Protocol):
+    """What was measured, as the quality report tells it."""
+
+    @property
+    def limits(self) -> Sequence[str]:
+        """Sentences on what was not measured, and why."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as JSON values."""
+
+    def metrics(self) -> dict[str, float]:
+        """Its numbers by name."""
+
+
+class Facts(TypedDict):
+    """What a card is written from; JSON values.
+
+    ``kind`` says what the rows are, ``data`` where they are: the pattern or name of the files, relative to the card.
+    ``tried`` counts the rows that the model drew, ``refused`` by reason those that were not kept. ``copies`` holds
+    ``checked`` and, where they were, ``found``, ``refused`` and ``allowed``. ``recipe`` is what the rows follow from,
+    with the keys of ``Recipe.describe()`` that apply. ``train`` and ``held_out`` tell the rows that copies and quality
+    were checked by: ``rows``, ``digest`` and the ``files``, where they were files.
+    """
+
+    kind: Literal["tabular", "image"]
+    rows: int
+    tried: int
+    refused: dict[str, int]
+    copies: dict[str, Any]
+    seed: int
+    family: str
+    model_digest: str
+    data_digest: str
+    recipe: dict[str, Any]
+    versions: dict[str, str]
+    data: NotRequired[str]
+    columns: NotRequired[dict[str, str]]
+    train: NotRequired[dict[str, Any] | None]
+    held_out: NotRequired[dict[str, Any] | None]
+    license: NotRequired[str]
+
+
+def write_card(
+    place: str | Path,
+    facts: Facts,
+    report: Report | None = None,
+    *,
+    samples: Samples | None = None,
+    plots: bool = True,
+) -> tuple[Path, ...]:
+    """Write the card of synthetic rows beside them, with the same in JSON, and pictures of the evidence.
+
+    Parameters
+    ----------
+    place : path
+        The folder of the rows, which gets ``README.md``, ``report.json`` and ``plots/``; or the path of their file
+        without its ending, which gets ``.card.md``, ``.card.json`` and a folder ``.card``.
+    facts : Facts
+    report : Report, optional
+        Without it the card says that nothing was measured.
+    samples : Samples, optional
+        What the pictures show.
+    plots : bool
+        Whether to draw them.
+
+    Returns
+    -------
+    tuple of Path
+        The files written.
+    """
+    target = Path(place)
+    inside = target.is_dir()
+    card = target / "README.md" if inside else target.with_name(f"{target.name}.card.md")
+    told = target / REPORT if inside else target.with_name(f"{target.name}.card.json")
+    pictures = target / PLOTS if inside else target.with_name(f"{target.name}.card")
+    drawn = _draw(pictures, samples) if samples is not None and plots else ()
+    measured = report.to_dict() if report is not None else None
+    text = json.dumps({"facts": facts, "report": measured}, indent=2, ensure_ascii=False, allow_nan=False)
+    told.write_text(text + "\n", encoding="utf-8")
+    card.write_text("\n".join(_lines(facts, report)), encoding="utf-8")
+    return card, told, *drawn
+
+
+def _draw(folder: Path, samples: Samples) -> tuple[Path, ...]:
+    folder.mkdir(exist_ok=True)
+    drawn = []
+    for name, figure in _figures(samples):
+        drawn.append(folder / f"{name}.png")
+        save(figure, drawn[-1])
+    return tuple(drawn)
+
+
+def _figures(samples: Samples) -> Iterator[tuple[str, Figure]]:
+    both = {"held_out", "synthetic"} <= samples.rows.keys()
+    if any(getattr(rows, "ndim", 2) == 4 for rows in samples.rows.values()):
+        yield "images", contact_sheet(samples.rows)
+    elif both:
+        yield "columns", column_shapes(samples.rows)
+    if len(samples.scores) > 1:
+        yield "scores", score_histograms(samples.scores)
+
+
+def _lines(facts: Facts, report: Report | None) -> Iterator[str]:
+    yield "---"
+    yield f"tags: [synthetic, anomgen, {facts['kind']}]"
+    yield "---"
+    yield f"# {facts['rows']:,} synthetic rows"
+    if report is not None:
+        yield from (f"- {name}: {value:.4g}" for name, value in report.metrics().items())
+        yield from (f"- {sentence}" for sentence in report.limits)
+    yield ""
