@@ -42,7 +42,7 @@ import torch
 from benchmark_tables import thin
 from joblib import Parallel, delayed
 from killing import Job, tree
-from measure import DIM, duel, matmul_rate, peak_megabytes, run_child, table
+from measure import DIM, Report, duel, matmul_rate, peak_megabytes, run_child, table
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from torch.utils.flop_counter import FlopCounterMode
@@ -73,20 +73,6 @@ class Sizes:
 
 
 QUICK = Sizes((50_000, 200_000), 1, 4_000, 4, 60_000, 2, 10, 40)
-
-
-class Report:
-    """Prints figures, and whether they are what they have to be."""
-
-    def __init__(self, judge: bool = True) -> None:
-        self.judge = judge
-        self.missed: list[str] = []
-
-    def __call__(self, what: str, figure: str, reached: bool | None = None) -> None:
-        judged = self.judge and reached is not None
-        print(f"{what:44s} {figure}{('   reached' if reached else '   MISSED') if judged else ''}", flush=True)
-        if judged and not reached:
-            self.missed.append(what)
 
 
 # ---------------------------------------------------------------------- what is scored

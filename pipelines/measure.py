@@ -1,4 +1,4 @@
-"""What the benchmarks measure with: rows, clocks, peak memory, and the rate of this machine's matrix products."""
+"""What the benchmarks measure with: rows, clocks, peak memory, the rate of matrix products, and what is told."""
 
 from __future__ import annotations
 
@@ -64,3 +64,17 @@ def run_child(script: str, *arguments: object) -> Any:
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr}")
     return json.loads(done.stdout)
+
+
+class Report:
+    """Prints figures, and whether they are what they have to be."""
+
+    def __init__(self, judge: bool = True) -> None:
+        self.judge = judge
+        self.missed: list[str] = []
+
+    def __call__(self, what: str, figure: str, reached: bool | None = None) -> None:
+        judged = self.judge and reached is not None
+        print(f"{what:44s} {figure}{('   reached' if reached else '   MISSED') if judged else ''}", flush=True)
+        if judged and not reached:
+            self.missed.append(what)
