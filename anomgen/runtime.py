@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ SAMPLE_TILE, IMAGE_SAMPLE_TILE = 1024, 128
 """Rows, and images, that are drawn at a time."""
 
 _compile_requested = False
+_generators = threading.RLock()
 
 
 def resolve_device(device: str) -> torch.device:
@@ -53,10 +55,14 @@ def threads(n: int) -> Iterator[None]:
 
 @contextmanager
 def seeded(*seed: int, device: torch.device | None = None) -> Iterator[None]:
-    """Run a block with torch's generators seeded by a tuple of numbers; the caller's random state is left as found."""
+    """Run a block with torch's generators seeded by a tuple of numbers; the caller's random state is left as found.
+
+    Torch's generators belong to the process: of several threads one at a time is inside, so that each gets the numbers
+    that its seed gives.
+    """
     mixed = int(np.random.SeedSequence([part & 0xFFFFFFFF for part in seed]).generate_state(2, np.uint64)[0])
     cuda = [device] if device is not None and device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda):
+    with _generators, torch.random.fork_rng(devices=cuda):
         torch.manual_seed(mixed) if cuda else torch.default_generator.manual_seed(mixed)
         yield
 
@@ -152,7 +158,7 @@ def sample_rows(
     sample: Callable[..., Tensor],
     n: int,
     *,
-    seed: int,
+    seed: int | tuple[int, ...],
     device: torch.device,
     start: int = 0,
     given: Tensor | None = None,
@@ -160,17 +166,17 @@ def sample_rows(
 ) -> Tensor:
     """Rows ``start .. start + n`` of the endless sequence that `seed` defines, drawn in tiles of `height`.
 
-    Every tile is seeded by ``(seed, tile number)``, so any way of cutting the sequence gives the same rows. Where
+    Every tile is seeded by ``(*seed, tile number)``, so any way of cutting the sequence gives the same rows. Where
     conditions are `given`, one for each of the `n` rows, `sample` gets those of its tile as a second argument.
     """
     first, last = start // height, -(-(start + n) // height)
-    tiles = []
+    tiles, parts = [], (seed,) if isinstance(seed, int) else seed
     if given is not None:
         before = given[:1].expand(start - first * height, -1)
         given = torch.cat([before, given])
     with threads(1), torch.no_grad():
         for number in range(first, max(last, first + 1)):
             some = () if given is None else (_tile(given, (number - first) * height, height).to(device),)
-            with seeded(seed, number, device=device):
+            with seeded(*parts, number, device=device):
                 tiles.append(sample(height, *some).cpu())
     return torch.cat(tiles)[start - first * height :][:n]

@@ -19,6 +19,7 @@ from anomgen import persist, runtime
 from anomgen.detector import fitting, state, streaming
 from anomgen.detector.calibration import Calibrated
 from anomgen.detector.checks import takes_images, validated
+from anomgen.detector.completion import Completing
 from anomgen.detector.insight import Insight
 from anomgen.encode import ImageEncoder, JointEncoder, TableEncoder
 from anomgen.generative import GenerativeModel, Space
@@ -31,7 +32,7 @@ Array = NDArray[np.float64]
 
 @dataclass_transform(kw_only_default=True, eq_default=False)
 @dataclass(eq=False, repr=False, kw_only=True)
-class Detector(Calibrated, Insight, OutlierMixin, BaseEstimator):  # type: ignore[misc]
+class Detector(Calibrated, Insight, Completing, OutlierMixin, BaseEstimator):  # type: ignore[misc]
     """Base of all detectors: a scikit-learn outlier detector around a generative model.
 
     A family subclasses it, or :class:`TrainedDetector` where gradients train the model, declares its parameters as
@@ -245,15 +246,17 @@ class Detector(Calibrated, Insight, OutlierMixin, BaseEstimator):  # type: ignor
         self._absorb()
         return float(self._map_frame(X, None if hasattr(self.model_, "log_prob") else self.statistic_).mean())
 
-    def sample(self, n_samples: int = 1, random_state: Any = None) -> Any:
+    def sample(self, n_samples: int = 1, random_state: Any = None, *, start: int = 0) -> Any:
         """Draw new rows from the fitted model, laid out as the training rows were.
 
         Parameters
         ----------
         n_samples : int
-        random_state : int, RandomState or None
+        random_state : int, tuple of int, RandomState or None
             None stands for the detector's own `random_state`. With one seed, the first rows of a longer draw are those
-            of a shorter one.
+            of a shorter one. Every tuple seeds a sequence of its own.
+        start : int
+            Draw rows ``start .. start + n_samples`` of the endless sequence that the seed defines.
 
         Returns
         -------
@@ -261,7 +264,7 @@ class Detector(Calibrated, Insight, OutlierMixin, BaseEstimator):  # type: ignor
             With the training rows' container, columns, dtypes and levels; excluded columns are missing.
         """
         self._absorb()
-        return self._decoded(*self._drawing(n_samples, random_state))
+        return self._decoded(*self._drawing(n_samples, random_state, start), start)
 
     # ------------------------------------------------------------------ persistence
 
@@ -332,16 +335,26 @@ class Detector(Calibrated, Insight, OutlierMixin, BaseEstimator):  # type: ignor
         ]
         return np.concatenate(scores)
 
-    def _drawing(self, n_samples: int, random_state: Any) -> tuple[int, int]:
-        """How many rows to draw, and the seed of the sequence they begin."""
+    def _drawing(self, n_samples: int, random_state: Any, start: int = 0) -> tuple[int, tuple[int, ...]]:
+        """How many rows to draw, and the seed of the sequence that they are part of."""
         if int(n_samples) != n_samples or n_samples < 1:
             raise ValueError(f"n_samples={n_samples!r} must be a positive integer")
+        if int(start) != start or start < 0:
+            raise ValueError(f"start={start!r} must be an integer of at least 0")
+        if isinstance(random_state, tuple):
+            return int(n_samples), tuple(int(part) for part in random_state)
         generator = check_random_state(self.random_state if random_state is None else random_state)
-        return int(n_samples), int(generator.randint(2**31 - 1))
+        return int(n_samples), (int(generator.randint(2**31 - 1)),)
 
-    def _decoded(self, n: int, seed: int, given: NDArray[np.float32] | None = None) -> Any:
+    def _decoded(self, n: int, seed: tuple[int, ...], start: int = 0, given: NDArray[np.float32] | None = None) -> Any:
         conditions = None if given is None else torch.from_numpy(given)
-        device = fitting.device_of(self.model_)
-        height = runtime.IMAGE_SAMPLE_TILE if self.model_.work else runtime.SAMPLE_TILE
-        z = runtime.sample_rows(self.model_.sample, n, seed=seed, device=device, given=conditions, height=height)
+        z = runtime.sample_rows(
+            self.model_.sample,
+            n,
+            seed=seed,
+            device=fitting.device_of(self.model_),
+            start=start,
+            given=conditions,
+            height=fitting.drawing_height(self.model_),
+        )
         return self.encoder_.decode(z.numpy(), self.model_.codes)

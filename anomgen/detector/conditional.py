@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from anomgen import runtime
 from anomgen.detector import fitting
 from anomgen.detector.checks import takes_images, validated
 from anomgen.detector.trained import TrainedDetector
@@ -79,15 +78,17 @@ class ConditionalDetector(TrainedDetector):
             done += len(part)
         return np.concatenate(scores)
 
-    def sample(self, n_samples: int = 1, random_state: Any = None, *, condition: Any = None) -> Any:
+    def sample(self, n_samples: int = 1, random_state: Any = None, *, start: int = 0, condition: Any = None) -> Any:
         """Draw new rows from the fitted model, laid out as the training rows were.
 
         Parameters
         ----------
         n_samples : int
-        random_state : int, RandomState or None
+        random_state : int, tuple of int, RandomState or None
             None stands for the detector's own `random_state`. With one seed, the first rows of a longer draw are those
-            of a shorter one.
+            of a shorter one. Every tuple seeds a sequence of its own.
+        start : int
+            Draw rows ``start .. start + n_samples`` of the endless sequence that the seed defines.
         condition : value, array of shape (n_samples,), mapping of condition to these, or frame, optional
             Conditions of the rows; by default drawn as often as they occur in training.
 
@@ -102,19 +103,49 @@ class ConditionalDetector(TrainedDetector):
             For a condition that training did not have, or where the detector has none.
         """
         self._absorb()
-        encoder = self.encoder_
-        if not isinstance(encoder, JointEncoder):
+        if not isinstance(self.encoder_, JointEncoder):
             if condition is not None:
                 self._given(condition, n_samples)
-            return super().sample(n_samples, random_state)
-        n, seed = self._drawing(n_samples, random_state)
-        if condition is None:
-            tiles = -(-n // runtime.SAMPLE_TILE) * runtime.SAMPLE_TILE
-            at = np.random.default_rng([seed, 5]).choice(len(encoder.bank_), tiles, p=encoder.shares_)[:n]
-            given = encoder.bank_[at]
-        else:
-            given = encoder.encode_given(self._given(condition, n))
-        return self._decoded(n, seed, given)
+            return super().sample(n_samples, random_state, start=start)
+        n, seed = self._drawing(n_samples, random_state, start)
+        return self._decoded(n, seed, start, self._conditions(n, seed, start, condition))
+
+    def sample_conditions(
+        self, n_samples: int = 1, random_state: Any = None, *, start: int = 0, condition: Any = None
+    ) -> pd.DataFrame:
+        """The conditions that `sample`, given the same seed, draws rows under: one column each.
+
+        Parameters
+        ----------
+        n_samples, random_state, start, condition
+            As for :meth:`sample`.
+
+        Raises
+        ------
+        ValueError
+            For a condition that training did not have, or where the detector has none.
+        """
+        self._absorb()
+        encoder = self.encoder_
+        if not isinstance(encoder, JointEncoder):
+            raise ValueError(f"{type(self).__name__} was fitted without condition=, so rows are drawn under none")
+        n, seed = self._drawing(n_samples, random_state, start)
+        found = encoder.given_.decode(self._conditions(n, seed, start, condition), codes=True)
+        return pd.DataFrame(found)
+
+    def _conditions(self, n: int, seed: tuple[int, ...], start: int, condition: Any) -> NDArray[np.float32]:
+        """Coordinates of conditions: those given, or drawn in tiles as rows are."""
+        encoder = self.encoder_
+        assert isinstance(encoder, JointEncoder)
+        if condition is not None:
+            return encoder.encode_given(self._given(condition, n))
+        height = fitting.drawing_height(self.model_)
+        first, last = start // height, -(-(start + n) // height)
+        tiles = [
+            np.random.default_rng([*seed, 5, tile]).choice(len(encoder.bank_), height, p=encoder.shares_)
+            for tile in range(first, last)
+        ]
+        return encoder.bank_[np.concatenate(tiles)[start - first * height :][:n]]
 
     def join_label(self, X: Any, y: Any) -> Any:
         """Rows with the labels that are a condition as one more column."""

@@ -23,7 +23,7 @@ from anomgen.detector import calibration, sketch, state
 from anomgen.detector.checks import check_parameters, validated
 from anomgen.detector.stream import Stream
 from anomgen.drift import Reference
-from anomgen.encode import Encoded, JointEncoder, TableEncoder, image_encoder
+from anomgen.encode import Encoded, JointEncoder, Marginals, TableEncoder, image_encoder
 from anomgen.generative import GenerativeModel, Rows, Space
 from anomgen.statistic import MAX_ROWS, Statistic, check_abilities, log_likelihood, make_statistic
 from anomgen.train import Passes, Run, Trainer, usual_noise
@@ -84,7 +84,7 @@ def begin(detector: Detector, X: Any, weight: Array | None) -> None:
 def learn(detector: Detector, X: Any, weight: Array | None, X_val: Any) -> None:
     """Train on all rows but a held-out share, or on all where the user holds some out."""
     remember(detector, *sketch.identity(X, detector.n_features_in_))
-    detector.reference_ = Reference.of(detector.encoder_, X, weight)
+    _describe(detector, X, weight)
     rows = detector.encoder_.encode(X, cells=True, codes=detector.model_.codes)
     train, held = _split(detector, len(rows), X_val is not None)
     fitted = rows.take(train) if len(held) else rows
@@ -96,6 +96,13 @@ def learn(detector: Detector, X: Any, weight: Array | None, X_val: Any) -> None:
     held_weight = weight[held] if weight is not None and len(held) else None
     judged = (fitted if held_out is None else held_out, rows)
     _train(detector, fitted, None if weight is None else weight[train], held_out, held_weight, judged)
+
+
+def _describe(detector: Detector, X: Any, weight: Array | None) -> None:
+    """What the columns of the training rows were like, for drift and for draws."""
+    detector.reference_ = Reference.of(detector.encoder_, X, weight)
+    if isinstance(detector.encoder_, TableEncoder | JointEncoder) and detector.encoder_.container_ != "images":
+        detector.marginals_ = Marginals.of(detector.encoder_, X, weight)
 
 
 def remember(detector: Detector, digest: str, hashes: NDArray[np.uint64]) -> None:
@@ -111,7 +118,7 @@ def rows_used(detector: Detector, n: int) -> int:
 
 def learn_passing(detector: Detector, rows: Passes, held_out: Encoded | None, sample: Any, scored: Encoded) -> None:
     """Train on rows that pass by; what takes one look comes from a `sample` of them, encoded as `scored`."""
-    detector.reference_ = Reference.of(detector.encoder_, sample, None)
+    _describe(detector, sample, None)
     detector.history_ = []
     _train(detector, rows, None, held_out, None, (rows.sample if held_out is None else held_out, scored))
 
@@ -130,7 +137,7 @@ def learn_piece(detector: TrainedDetector, stream: Stream) -> None:
         raise
     stream.total += len(X)
     if new:
-        detector.reference_ = Reference.of(detector.encoder_, X, weight)
+        _describe(detector, X, weight)
     elif hasattr(detector, "reference_"):
         detector.reference_ = detector.reference_.extended(X)
     remember(detector, *sketch.identity(X, detector.n_features_in_))
@@ -152,6 +159,11 @@ def device_of(model: torch.nn.Module) -> torch.device:
     """Where a model's parameters or buffers lie."""
     first = next(chain(model.parameters(), model.buffers()), None)
     return torch.device("cpu") if first is None else first.device
+
+
+def drawing_height(model: GenerativeModel) -> int:
+    """Rows that a model draws at a time, under one seed."""
+    return runtime.IMAGE_SAMPLE_TILE if model.work else runtime.SAMPLE_TILE
 
 
 def pieces(detector: Detector, X: Any) -> Iterator[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -71,18 +72,30 @@ class Diffusion(GenerativeModel):
         """Draw `n` rows of shape ``(n, d)`` with torch's current generator, of the given conditions if any."""
         context = self.condition.context_for(n, condition, self.levels)
         levels = self.grid().to(self.levels)
+        x = torch.randn(self.dim, n, device=levels.device) * (1 + levels[0].square()).sqrt()
+        return self.condition.join(self._denoised(x, levels, context).t(), condition).contiguous()
+
+    def perturb(self, z: Tensor, strength: float) -> Tensor:
+        """Draw rows near rows `z`: noise is added, as strong as `strength` in a whole of variance 1, and taken away."""
+        x, context = self.condition.split(z)
+        levels = self.grid().to(self.levels)
+        most = levels[:1].clamp(max=strength / math.sqrt(max(1 - strength**2, 1e-12)))
+        path = torch.cat([most, levels[levels < most]])
+        moved = self._denoised(x + most * torch.randn_like(x), path, context)
+        return torch.cat([moved.t(), z[:, self.dim :]], 1)
+
+    def _denoised(self, x: Tensor, levels: Tensor, context: Tensor) -> Tensor:
+        """Columns whose noise has the first of falling `levels`, freed of it along the path to data."""
 
         def slope(x: Tensor, level: Tensor) -> Tensor:
-            noise: Tensor = self.denoiser(x, level.expand(n), context)
+            noise: Tensor = self.denoiser(x, level.expand(x.shape[1]), context)
             return noise
 
-        x = torch.randn(self.dim, n, device=levels.device) * (1 + levels[0].square()).sqrt()
         for level, lower in pairwise(levels):
             first = slope(x, level)
             second = slope(x + (lower - level) * first, lower)
             x = x + (lower - level) * 0.5 * (first + second)
-        x = x - levels[-1] * slope(x, levels[-1])
-        return self.condition.join(x.t(), condition).contiguous()
+        return x - levels[-1] * slope(x, levels[-1])
 
     def reconstruct(self, z: Tensor) -> Tensor:
         """Rows without the noise found in them, mean over the noise levels; what is given stays."""

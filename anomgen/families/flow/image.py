@@ -112,6 +112,12 @@ class ImageFlow(GenerativeModel):
         parameter = next(self.parameters())
         return self.inverse(torch.randn(n, self.condition.dim, device=parameter.device), condition)
 
+    def perturb(self, z: Tensor, strength: float) -> Tensor:
+        """Draw rows near rows `z`: their latents a part of the way to fresh ones, none of it at 0 and all at 1."""
+        latent, condition = self.to_latent(z), z[:, self.condition.dim :]
+        moved = math.sqrt(1 - strength**2) * latent + strength * torch.randn_like(latent)
+        return self.inverse(moved, condition if condition.shape[1] else None)
+
     def prepare(self, z: Tensor) -> None:
         """Let every channel leave its actnorm with mean zero and variance one; only before the first training."""
         if self.prepared:

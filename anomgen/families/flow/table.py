@@ -122,6 +122,12 @@ class Flow(GenerativeModel):
         """Draw `n` rows of shape ``(n, d)`` with torch's current generator, of the given conditions if any."""
         return self.inverse(self.base.sample(n).t(), condition)[0].contiguous()
 
+    def perturb(self, z: Tensor, strength: float) -> Tensor:
+        """Draw rows near rows `z`: their latents a part of the way to fresh ones, none of it at 0 and all at 1."""
+        latent, condition = self._to_latent(z)[0], z[:, self.condition.dim :]
+        moved = math.sqrt(1 - strength**2) * latent + strength * self.base.sample(len(z))
+        return self.inverse(moved.t(), condition if condition.shape[1] else None)[0].contiguous()
+
     def _to_latent(self, z: Tensor) -> tuple[Tensor, Tensor]:
         x, context = self.condition.split(z)
         log_det = z.new_zeros(len(z))

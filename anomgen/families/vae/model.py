@@ -223,6 +223,25 @@ class VAE(GenerativeModel):
         x = self.observation.sample(self._decode(self.code.sample(n, like), context))
         return self.condition.join(x.t(), condition).contiguous()
 
+    def perturb(self, z: Tensor, strength: float) -> Tensor:
+        """Draw rows near rows `z`: units of their codes are drawn anew with probability `strength`.
+
+        What of a row its code does not explain moves as far towards a fresh draw of that, levels with this probability.
+        """
+        x, context = self.condition.split(z)
+        own = self.code.draw(self._posterior(x, context), self.code.noise(len(z), x))
+        anew = torch.rand(self.code.units, len(z), device=z.device) < strength
+        anew = anew.repeat_interleave(len(own) // self.code.units, 0)
+        before, after = (self._decode(code, context) for code in (own, own.where(~anew, self.code.sample(len(z), x))))
+        fresh, mean = self.observation.sample(after), self.observation.expected(after, x)
+        rest = math.sqrt(1 - strength**2) * (x - self.observation.expected(before, x))
+        moved = mean + rest + strength * (fresh - mean)
+        whole = torch.zeros(len(x), 1, dtype=torch.bool, device=z.device)
+        if not isinstance(self.observation, Pixels):
+            whole[self.observation.levels.at] = True
+        moved = torch.where(whole, torch.where(torch.rand_like(x) < strength, fresh, x), moved)
+        return torch.cat([torch.where(moved.isnan(), fresh, moved).t(), z[:, self.condition.dim :]], 1)
+
     def _posterior(self, x: Tensor, context: Tensor) -> Tensor:
         y: Tensor = self.encoder(_beside(self.observation.describe(x), context))
         return y.to(x.dtype)

@@ -1,0 +1,378 @@
+"""New rows from a fitted detector: drawn, constrained, filtered by their scores, checked for copies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from anomgen.augment.band import Band
+from anomgen.augment.constraints import Constraint, settle
+from anomgen.augment.near import Near
+from anomgen.detector import Detector, fitting
+from anomgen.encode import JointEncoder
+from anomgen.quality import CopyCheck
+
+Array = NDArray[np.float64]
+
+BLOCK = 16_384
+"""Kept rows of one block: what a seed is given to, and what is drawn whole or in part by one call."""
+IMAGE_PIECE = 1024
+"""Images drawn at a time at most; rows of tables are `BLOCK`."""
+COPY, UNCHANGED = "copy of a training row", "no other than the row it is near"
+"""What refusals of the copy check, and of rows that did not move, are counted under."""
+CREDIT = 10
+"""Kept rows that a block is given before its refusals are judged: by chance alone the first ones may take long."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that kept rows follow from: one recipe always gives the same rows, in any pieces.
+
+    Parameters
+    ----------
+    detector : Detector
+        Fitted.
+    seed : int
+        Of the endless sequence of rows.
+    condition : value or mapping of condition to value, optional
+        Draw all rows under this condition, where the detector was fitted with conditions; by default, conditions are
+        drawn as often as they occur in training.
+    band : (low, high), "typical", "rare" or None
+        Keep rows whose score lies between these quantiles of the training rows' scores:
+        see :class:`~anomgen.augment.band.Band`. ``"typical"`` is (0.05, 1), ``"rare"`` is (0.01, 0.05).
+    constraints : sequence of Constraint
+        What rows have to satisfy. Applied in this order: :class:`Integer`, :class:`Sum`, then the others.
+    near : rows, optional
+        Make more of these rows instead of drawing any: see :class:`~anomgen.augment.near.Near`.
+    strength : float or "auto"
+        How far from `near` rows may go, in (0, 1]; ``"auto"`` is 0.3.
+    max_tries : int
+        Raw rows drawn for each kept row at most, on average over a block.
+    check : CopyCheck, optional
+        Tells rows that are copies of training rows.
+    allow_copies : bool
+        Whether copies are counted and kept; otherwise they are counted and refused.
+
+    Raises
+    ------
+    ValueError
+        Naming the parameter that cannot be used.
+    """
+
+    detector: Detector
+    seed: int = 0
+    condition: Any = None
+    band: Any = None
+    constraints: Sequence[Constraint] = ()
+    near: Any = None
+    strength: Any = "auto"
+    max_tries: int = 100
+    check: CopyCheck | None = None
+    allow_copies: bool = False
+
+    limits: Band | None = field(init=False, repr=False)
+    nearby: Near | None = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Check everything, and settle what follows from the detector."""
+        for name, least, most in (("seed", 0, 2**32 - 1), ("max_tries", 1, 10**9)):
+            value = getattr(self, name)
+            if not _is_whole(value) or not least <= int(value) <= most:
+                raise ValueError(f"{name}={value!r} must be a whole number from {least} to {most:,}")
+        self.detector._absorb()
+        if self.condition is not None:
+            _check_condition(self.detector, self.condition)
+        settled: dict[str, Any] = {
+            "limits": None if self.band is None else Band.of(self.detector, self.band),
+            "constraints": settle(self.constraints, self.detector),
+            "nearby": None
+            if self.near is None
+            else Near(self.detector, self.near, self.strength, condition=self.condition),
+        }
+        for name, value in settled.items():
+            object.__setattr__(self, name, value)
+
+    def describe(self) -> dict[str, Any]:
+        """The recipe as JSON values, without the detector."""
+        return {
+            "seed": int(self.seed),
+            "condition": _told(self.condition),
+            "band": None if self.limits is None else self.limits.describe(),
+            "constraints": [item.describe() for item in self.constraints],
+            "near": None if self.nearby is None else self.nearby.describe(),
+            "max_tries": int(self.max_tries),
+            "copies": None
+            if self.check is None
+            else {"train": self.check.digest, "allowed": self.check.allowed, "kept": self.allow_copies},
+            "block": BLOCK,
+        }
+
+
+class Drawn(NamedTuple):
+    """Kept rows and what they cost.
+
+    Parameters
+    ----------
+    rows : frame or array
+        Laid out as the training rows were.
+    scores : ndarray of float64 or None
+        ``score_samples`` of the rows, without their condition; None where no band needed them.
+    numbers : ndarray of int64
+        Positions of the rows in the endless sequence of kept rows.
+    labels : ndarray or None
+        Labels that came beside the training rows (``condition="y"``) and that these rows were drawn under.
+    tried : int
+        Raw rows drawn, up to the last one kept.
+    refused : dict of str to int
+        How many of them each constraint, the band, or the copy check refused: each row by the first that did.
+    copies : int
+        Rows equal to a training row among those that passed everything else, refused or kept.
+    """
+
+    rows: Any
+    scores: Array | None
+    numbers: NDArray[np.int64]
+    labels: NDArray[Any] | None
+    tried: int
+    refused: dict[str, int]
+    copies: int
+
+
+def draw(
+    detector: Detector,
+    n: int,
+    *,
+    seed: int = 0,
+    condition: Any = None,
+    band: Any = None,
+    constraints: Sequence[Constraint] = (),
+    near: Any = None,
+    strength: Any = "auto",
+    max_tries: int = 100,
+    train: Any = None,
+    allow_copies: bool = True,
+    held_out: Any = None,
+) -> Drawn:
+    """Draw `n` rows that satisfy everything asked for, in memory.
+
+    Parameters
+    ----------
+    detector : Detector
+        Fitted.
+    n : int
+        Rows to keep.
+    seed, condition, band, constraints, near, strength, max_tries, allow_copies
+        See :class:`Recipe`.
+    train, held_out : rows, optional
+        Training rows that copies are told by, and others that tell how often rows are equal by chance:
+        see :class:`~anomgen.quality.CopyCheck`.
+
+    Returns
+    -------
+    Drawn
+
+    Raises
+    ------
+    ValueError
+        For what cannot be used, or when too few rows are kept: the message says what refused them.
+
+    Examples
+    --------
+    >>> from anomgen import MixtureDetector
+    >>> from anomgen.augment import Range, draw
+    >>> X = np.random.default_rng(0).normal(size=(500, 2))
+    >>> drawn = draw(MixtureDetector(random_state=0).fit(X), 100, constraints=[Range("x0", 0, None)])
+    >>> len(drawn.rows), bool(drawn.rows[:, 0].min() >= 0)
+    (100, True)
+    """
+    if not _is_whole(n) or n < 1:
+        raise ValueError(f"n={n!r} must be a positive integer")
+    check = None if train is None else CopyCheck(train, held_out)
+    recipe = Recipe(detector, seed, condition, band, constraints, near, strength, max_tries, check, allow_copies)
+    return _joined(list(draw_chunks(recipe, 0, int(n))))
+
+
+def draw_chunks(recipe: Recipe, start: int, stop: int, chunk_rows: int = BLOCK) -> Iterator[Drawn]:
+    """Rows `start` to `stop` of the endless sequence of a recipe, at most `chunk_rows` at a time.
+
+    What the rows of a block cost is counted with the first of its rows that is asked for.
+    """
+    held: tuple[int, Drawn] | None = None
+    for first in range(start, stop, chunk_rows):
+        last, parts = min(first + chunk_rows, stop), []
+        for block in range(first // BLOCK, -(-last // BLOCK)):
+            new = held is None or held[0] != block
+            if held is None or new:
+                held = block, draw_block(recipe, block, min(BLOCK, stop - block * BLOCK))
+            low, high = max(first - block * BLOCK, 0), min(last - block * BLOCK, BLOCK)
+            parts.append(_cut(held[1], low, high, counted=new))
+        yield _joined(parts)
+
+
+def draw_block(recipe: Recipe, block: int, rows: int = BLOCK) -> Drawn:
+    """The first `rows` kept rows of one block of a recipe.
+
+    Rows are drawn in pieces that grow, and that depend on the recipe and the block alone.
+
+    Raises
+    ------
+    ValueError
+        If fewer than one in `max_tries` raw rows is kept; the message says what refused how many.
+    """
+    if not 1 <= rows <= BLOCK:
+        raise ValueError(f"rows={rows!r} must be from 1 to {BLOCK:,}, the rows of a block")
+    parts: list[Drawn] = []
+    tried = kept = copies = 0
+    while kept < rows:
+        piece = _raw(recipe, block, tried, _next_piece(recipe.detector, tried, kept))
+        piece.pass_through(recipe, kept, copies)
+        parts.append(piece.first(rows - kept, block * BLOCK + kept))
+        tried, kept = tried + parts[-1].tried, kept + len(parts[-1].numbers)
+        copies += parts[-1].copies - parts[-1].refused.get(COPY, 0)
+        if kept < rows and tried >= recipe.max_tries * (kept + CREDIT):
+            raise ValueError(_too_few(recipe, block, kept, _joined(parts)))
+    return _joined(parts)
+
+
+class _Piece:
+    """Raw rows on their way: those still there, their positions among all of the piece, and what refused others."""
+
+    def __init__(self, rows: Any, labels: NDArray[Any] | None) -> None:
+        self.rows, self.labels, self.scores = rows, labels, cast(Array | None, None)
+        self.tried = len(rows)
+        self.there = np.arange(self.tried)
+        self.copies = self.there[:0]
+        self.refused: dict[str, NDArray[np.int64]] = {}
+
+    def keep(self, mask: NDArray[np.bool_], name: str) -> None:
+        """Let only rows in the mask go on."""
+        if mask.all():
+            return
+        self.refused[name] = np.append(self.refused.get(name, self.there[:0]), self.there[~mask])
+        self.rows, self.there = _rows_in(self.rows, mask), self.there[mask]
+        self.labels = None if self.labels is None else self.labels[mask]
+        self.scores = None if self.scores is None else self.scores[mask]
+
+    def pass_through(self, recipe: Recipe, kept: int, copies: int) -> None:
+        """Apply constraints, band and copy check after `kept` rows of the block, `copies` of them copies."""
+        for item in recipe.constraints:
+            if len(self.there):
+                self.rows, mask = item.apply(self.rows)
+                self.keep(mask, item.name)
+        if recipe.limits is not None and len(self.there):
+            self.scores = recipe.detector.score_samples(self.rows)
+            self.keep(recipe.limits.keeps(self.scores), recipe.limits.name)
+        if recipe.check is not None and len(self.there):
+            found = recipe.check.matches(self.rows)
+            self.copies = self.there[found]
+            if not recipe.allow_copies:
+                self.keep(~recipe.check.refuse(found, kept, copies), COPY)
+
+    def first(self, wanted: int, number: int) -> Drawn:
+        """The first `wanted` rows, numbered from `number` on, or all there are; and what the raw rows so far cost."""
+        n = min(wanted, len(self.there))
+        tried = int(self.there[n - 1]) + 1 if n == wanted else self.tried
+        return Drawn(
+            self.rows[:n],
+            None if self.scores is None else self.scores[:n],
+            np.arange(number, number + n),
+            None if self.labels is None else self.labels[:n],
+            tried,
+            {name: count for name, at in self.refused.items() if (count := int((at < tried).sum()))},
+            int((self.copies < tried).sum()),
+        )
+
+
+def _raw(recipe: Recipe, block: int, start: int, n: int) -> _Piece:
+    """Raw rows ``start .. start + n`` of a block."""
+    detector: Any = recipe.detector
+    seed = (int(recipe.seed), block)
+    given = {} if recipe.condition is None else {"condition": recipe.condition}
+    encoder, labels = detector.encoder_, None
+    if isinstance(encoder, JointEncoder) and encoder.label is not None:
+        labels = detector.sample_conditions(n, seed, start=start, **given)[encoder.label].to_numpy()
+    if recipe.nearby is None:
+        return _Piece(detector.sample(n, seed, start=start, **given), labels)
+    rows, sources = recipe.nearby.sample(n, seed, start)
+    piece = _Piece(rows, labels)
+    piece.keep(~recipe.nearby.same(rows, sources), UNCHANGED)
+    return piece
+
+
+def _next_piece(detector: Detector, tried: int, kept: int) -> int:
+    """Raw rows to draw next: as many as so far while a block begins, then what its rest will take."""
+    tile = fitting.drawing_height(detector.model_)
+    most = IMAGE_PIECE if detector.encoder_.container_ == "images" else BLOCK
+    rest = BLOCK - tried if tried < BLOCK else int(1.05 * (BLOCK - kept) * tried / max(kept, 1))
+    return min(-(-rest // tile) * tile, max(tried, tile), most)
+
+
+def _too_few(recipe: Recipe, block: int, kept: int, drawn: Drawn) -> str:
+    """Why the rows of a block are too few, and what to change."""
+    causes = sorted(drawn.refused.items(), key=lambda cause: -cause[1])
+    told = "; ".join(f"{name}: {count / drawn.tried:.2%}" for name, count in causes)
+    return (
+        f"only {kept:,} of {drawn.tried:,} drawn rows were kept in block {block}, fewer than one in "
+        f"max_tries={recipe.max_tries}. Refused by {told}. Loosen the first of these, or raise max_tries"
+    )
+
+
+def _check_condition(detector: Any, condition: Any) -> None:
+    """One condition for all rows, of a detector that has conditions."""
+    if not hasattr(detector, "sample_conditions"):
+        raise ValueError(
+            f"condition={condition!r}: {type(detector).__name__} takes no conditions; keep the rows that have what is "
+            "wanted by Levels or Range, or fit a flow, VAE or diffusion model with condition="
+        )
+    values = list(condition.values()) if isinstance(condition, Mapping) else [condition]
+    if any(np.ndim(value) for value in values):
+        raise ValueError("condition= must be one value, or one for each condition, that all rows are drawn under")
+    detector.sample_conditions(1, (0,), condition=condition)
+
+
+def _rows_in(rows: Any, mask: NDArray[np.bool_]) -> Any:
+    return rows[mask].reset_index(drop=True) if isinstance(rows, pd.DataFrame) else rows[mask]
+
+
+def _cut(drawn: Drawn, low: int, high: int, counted: bool) -> Drawn:
+    """Rows `low` to `high` of those of a block, with what the block cost or none of it."""
+    cost: tuple[int, dict[str, int], int] = (drawn.tried, drawn.refused, drawn.copies) if counted else (0, {}, 0)
+    scores, labels = (None if part is None else part[low:high] for part in (drawn.scores, drawn.labels))
+    return Drawn(drawn.rows[low:high], scores, drawn.numbers[low:high], labels, *cost)
+
+
+def _joined(parts: Sequence[Drawn]) -> Drawn:
+    """Rows one after the other, and what they cost together."""
+    refused: dict[str, int] = {}
+    for part in parts:
+        for name, count in part.refused.items():
+            refused[name] = refused.get(name, 0) + count
+    some = [part for part in parts if len(part.numbers)] or parts[:1]
+
+    def joined(index: int) -> Any:
+        each: list[Any] = [part[index] for part in some]
+        if each[0] is None:
+            return None
+        if isinstance(each[0], pd.DataFrame):
+            return pd.concat(each, ignore_index=True) if len(each) > 1 else each[0].reset_index(drop=True)
+        return np.concatenate(each) if len(each) > 1 else each[0]
+
+    tried, copies = sum(part.tried for part in parts), sum(part.copies for part in parts)
+    return Drawn(joined(0), joined(1), joined(2), joined(3), tried, refused, copies)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _told(value: Any) -> Any:
+    """A condition as JSON values."""
+    if isinstance(value, Mapping):
+        return {str(name): _told(item) for name, item in value.items()}
+    value = value.item() if isinstance(value, np.generic) else value
+    return value if value is None or isinstance(value, str | bool | int | float) else str(value)
