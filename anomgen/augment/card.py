@@ -1,17 +1,19 @@
-"""The card of an export: what was drawn, how, how good it is and what it cannot be used for; README and JSON."""
+"""The card of an export: what was drawn, how, how good it is and what it cannot be used for; Markdown and JSON."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NotRequired, Protocol, TypedDict
 
 from anomgen.augment.plots import Samples, column_shapes, contact_sheet, save, score_histograms
+from anomgen.augment.wording import card_text
+from anomgen.jobs.whole import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
 
 REPORT = "report.json"
 """What the card says, for programs."""
@@ -38,9 +40,9 @@ class Facts(TypedDict):
 
     ``kind`` says what the rows are, ``data`` where they are: the pattern or name of the files, relative to the card.
     ``tried`` counts the rows that the model drew, ``refused`` by reason those that were not kept. ``copies`` holds
-    ``checked`` and, where they were, ``found``, ``refused`` and ``allowed``. ``recipe`` is what the rows follow from,
-    with the keys of ``Recipe.describe()`` that apply. ``train`` and ``held_out`` tell the rows that copies and quality
-    were checked by: ``rows``, ``digest`` and the ``files``, where they were files.
+    ``checked`` and, where they were, ``found`` and ``allowed`` (a share). ``recipe`` is what the rows follow from, as
+    ``Recipe.describe()`` tells it. ``train`` and ``held_out`` tell the rows that copies and quality were checked by:
+    ``rows``, ``digest`` and the ``files``, where they were files. ``columns`` are types by name.
     """
 
     kind: Literal["tabular", "image"]
@@ -48,7 +50,6 @@ class Facts(TypedDict):
     tried: int
     refused: dict[str, int]
     copies: dict[str, Any]
-    seed: int
     family: str
     model_digest: str
     data_digest: str
@@ -69,7 +70,7 @@ def write_card(
     samples: Samples | None = None,
     plots: bool = True,
 ) -> tuple[Path, ...]:
-    """Write the card of synthetic rows beside them, with the same in JSON, and pictures of the evidence.
+    """Write the card of synthetic rows beside them, the same in JSON, and pictures of the evidence.
 
     Parameters
     ----------
@@ -77,7 +78,7 @@ def write_card(
         The folder of the rows, which gets ``README.md``, ``report.json`` and ``plots/``; or the path of their file
         without its ending, which gets ``.card.md``, ``.card.json`` and a folder ``.card``.
     facts : Facts
-    report : Report, optional
+    report : QualityReport, optional
         Without it the card says that nothing was measured.
     samples : Samples, optional
         What the pictures show.
@@ -95,11 +96,16 @@ def write_card(
     told = target / REPORT if inside else target.with_name(f"{target.name}.card.json")
     pictures = target / PLOTS if inside else target.with_name(f"{target.name}.card")
     drawn = _draw(pictures, samples) if samples is not None and plots else ()
-    measured = report.to_dict() if report is not None else None
+    measured = None if report is None else report.to_dict()
     text = json.dumps({"facts": facts, "report": measured}, indent=2, ensure_ascii=False, allow_nan=False)
-    told.write_text(text + "\n", encoding="utf-8")
-    card.write_text("\n".join(_lines(facts, report)), encoding="utf-8")
+    shown = tuple(picture.relative_to(card.parent).as_posix() for picture in drawn)
+    write_whole(told, partial(_write_text, f"{text}\n"))
+    write_whole(card, partial(_write_text, card_text(facts, report, shown)))
     return card, told, *drawn
+
+
+def _write_text(text: str, path: Path) -> None:
+    path.write_text(text, encoding="utf-8")
 
 
 def _draw(folder: Path, samples: Samples) -> tuple[Path, ...]:
@@ -107,7 +113,7 @@ def _draw(folder: Path, samples: Samples) -> tuple[Path, ...]:
     drawn = []
     for name, figure in _figures(samples):
         drawn.append(folder / f"{name}.png")
-        save(figure, drawn[-1])
+        write_whole(drawn[-1], partial(save, figure))
     return tuple(drawn)
 
 
@@ -119,14 +125,3 @@ def _figures(samples: Samples) -> Iterator[tuple[str, Figure]]:
         yield "columns", column_shapes(samples.rows)
     if len(samples.scores) > 1:
         yield "scores", score_histograms(samples.scores)
-
-
-def _lines(facts: Facts, report: Report | None) -> Iterator[str]:
-    yield "---"
-    yield f"tags: [synthetic, anomgen, {facts['kind']}]"
-    yield "---"
-    yield f"# {facts['rows']:,} synthetic rows"
-    if report is not None:
-        yield from (f"- {name}: {value:.4g}" for name, value in report.metrics().items())
-        yield from (f"- {sentence}" for sentence in report.limits)
-    yield ""
