@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,7 +13,7 @@ from anomgen.batch.part import PartWriter, Record
 from anomgen.batch.plan import End, Piece, Unit, cut
 from anomgen.batch.scoring import Options, Scored, empty_table, score_piece
 from anomgen.detector import Detector
-from anomgen.jobs.workers import default_workers
+from anomgen.jobs.workers import default_workers, in_order
 
 
 def score_units(
@@ -54,22 +53,15 @@ def score_units(
     Record
         Of every part, when its files are there.
     """
-    workers = workers or default_workers()
     # Every thread works with one intra-op thread: scores then depend on nothing but their row.
     with runtime.threads(1):
-        pool = ThreadPoolExecutor(workers, "anomgen-score", torch.set_num_threads, (1,))
-        ahead: deque[tuple[Piece | End, Future[Scored] | None]] = deque()
         writer = _Writer(detector, folder, options)
-        try:
-            for event in _events(units, done, stop):
-                task = pool.submit(score_piece, detector, event, options) if isinstance(event, Piece) else None
-                ahead.append((event, task))
-                while len(ahead) > workers + 1:
-                    yield from writer.take(*ahead.popleft(), progress)
-            while ahead:
-                yield from writer.take(*ahead.popleft(), progress)
-        finally:
-            pool.shutdown(cancel_futures=True)
+        tasks = (
+            (event, partial(score_piece, detector, event, options) if isinstance(event, Piece) else None)
+            for event in _events(units, done, stop)
+        )
+        for event, scored in in_order(tasks, workers or default_workers(), partial(torch.set_num_threads, 1)):
+            yield from writer.take(event, scored, progress)
 
 
 def _events(units: Sequence[Unit], done: Collection[str], stop: Callable[[], bool]) -> Iterator[Piece | End]:
@@ -93,13 +85,13 @@ class _Writer:
         self._part: PartWriter | None = None
 
     def take(
-        self, event: Piece | End, task: Future[Scored] | None, progress: Callable[[int], None] | None
+        self, event: Piece | End, scored: Scored | None, progress: Callable[[int], None] | None
     ) -> Iterator[Record]:
         part = self._part or PartWriter(event.part, self.folder, self.options.quarantine)
         self._part = part
         if isinstance(event, Piece):
-            assert task is not None
-            part.add(task.result())
+            assert scored is not None
+            part.add(scored)
             if progress is not None:
                 progress(event.chunk.seen)
         else:
