@@ -21,8 +21,8 @@ Array = NDArray[np.float64]
 
 BLOCK = 16_384
 """Kept rows of one block: what a seed is given to, and what is drawn whole or in part by one call."""
-IMAGE_PIECE = 1024
-"""Images drawn at a time at most; rows of tables are `BLOCK`."""
+IMAGE_BLOCK = 1024
+"""Kept images of one block: larger than rows of tables, and slower to come by."""
 COPY, UNCHANGED = "copy of a training row", "no other than the row it is near"
 """What refusals of the copy check, and of rows that did not move, are counted under."""
 CREDIT = 10
@@ -97,6 +97,11 @@ class Recipe:
         for name, value in settled.items():
             object.__setattr__(self, name, value)
 
+    @property
+    def block(self) -> int:
+        """Kept rows of one block: `BLOCK`, or `IMAGE_BLOCK`."""
+        return IMAGE_BLOCK if self.detector.encoder_.container_ == "images" else BLOCK
+
     def describe(self) -> dict[str, Any]:
         """The recipe as JSON values, without the detector."""
         return {
@@ -109,7 +114,7 @@ class Recipe:
             "copies": None
             if self.check is None
             else {"train": self.check.digest, "allowed": self.check.allowed, "kept": self.allow_copies},
-            "block": BLOCK,
+            "block": self.block,
         }
 
 
@@ -197,25 +202,26 @@ def draw(
     return _joined(list(draw_chunks(recipe, 0, int(n))))
 
 
-def draw_chunks(recipe: Recipe, start: int, stop: int, chunk_rows: int = BLOCK) -> Iterator[Drawn]:
-    """Rows `start` to `stop` of the endless sequence of a recipe, at most `chunk_rows` at a time.
+def draw_chunks(recipe: Recipe, start: int, stop: int, chunk_rows: int | None = None) -> Iterator[Drawn]:
+    """Rows `start` to `stop` of the endless sequence of a recipe, at most `chunk_rows`, by default a block, at a time.
 
     What the rows of a block cost is counted with the first of its rows that is asked for.
     """
     held: tuple[int, Drawn] | None = None
-    for first in range(start, stop, chunk_rows):
-        last, parts = min(first + chunk_rows, stop), []
-        for block in range(first // BLOCK, -(-last // BLOCK)):
+    size, height = recipe.block, chunk_rows or recipe.block
+    for first in range(start, stop, height):
+        last, parts = min(first + height, stop), []
+        for block in range(first // size, -(-last // size)):
             new = held is None or held[0] != block
             if held is None or new:
-                held = block, draw_block(recipe, block, min(BLOCK, stop - block * BLOCK))
-            low, high = max(first - block * BLOCK, 0), min(last - block * BLOCK, BLOCK)
+                held = block, draw_block(recipe, block, min(size, stop - block * size))
+            low, high = max(first - block * size, 0), min(last - block * size, size)
             parts.append(_cut(held[1], low, high, counted=new))
         yield _joined(parts)
 
 
-def draw_block(recipe: Recipe, block: int, rows: int = BLOCK) -> Drawn:
-    """The first `rows` kept rows of one block of a recipe.
+def draw_block(recipe: Recipe, block: int, rows: int | None = None) -> Drawn:
+    """The first `rows` kept rows, by default all, of one block of a recipe.
 
     Rows are drawn in pieces that grow, and that depend on the recipe and the block alone.
 
@@ -224,14 +230,15 @@ def draw_block(recipe: Recipe, block: int, rows: int = BLOCK) -> Drawn:
     ValueError
         If fewer than one in `max_tries` raw rows is kept; the message says what refused how many.
     """
-    if not 1 <= rows <= BLOCK:
-        raise ValueError(f"rows={rows!r} must be from 1 to {BLOCK:,}, the rows of a block")
+    rows = recipe.block if rows is None else rows
+    if not 1 <= rows <= recipe.block:
+        raise ValueError(f"rows={rows!r} must be from 1 to {recipe.block:,}, the rows of a block")
     parts: list[Drawn] = []
     tried = kept = copies = 0
     while kept < rows:
-        piece = _raw(recipe, block, tried, _next_piece(recipe.detector, tried, kept))
+        piece = _raw(recipe, block, tried, _next_piece(recipe, tried, kept))
         piece.pass_through(recipe, kept, copies)
-        parts.append(piece.first(rows - kept, block * BLOCK + kept))
+        parts.append(piece.first(rows - kept, block * recipe.block + kept))
         tried, kept = tried + parts[-1].tried, kept + len(parts[-1].numbers)
         copies += parts[-1].copies - parts[-1].refused.get(COPY, 0)
         if kept < rows and tried >= recipe.max_tries * (kept + CREDIT):
@@ -304,12 +311,11 @@ def _raw(recipe: Recipe, block: int, start: int, n: int) -> _Piece:
     return piece
 
 
-def _next_piece(detector: Detector, tried: int, kept: int) -> int:
+def _next_piece(recipe: Recipe, tried: int, kept: int) -> int:
     """Raw rows to draw next: as many as so far while a block begins, then what its rest will take."""
-    tile = fitting.drawing_height(detector.model_)
-    most = IMAGE_PIECE if detector.encoder_.container_ == "images" else BLOCK
-    rest = BLOCK - tried if tried < BLOCK else int(1.05 * (BLOCK - kept) * tried / max(kept, 1))
-    return min(-(-rest // tile) * tile, max(tried, tile), most)
+    size, tile = recipe.block, fitting.drawing_height(recipe.detector.model_)
+    rest = size - tried if tried < size else int(1.05 * (size - kept) * tried / max(kept, 1))
+    return min(-(-rest // tile) * tile, max(tried, tile), size)
 
 
 def _too_few(recipe: Recipe, block: int, kept: int, drawn: Drawn) -> str:
