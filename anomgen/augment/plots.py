@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 COLUMNS = 24
 """Columns shown at most, the least alike first."""
+PAIRED = 40
+"""Columns at most whose pairs are shown, those that differ most."""
 LEVELS = 10
 """Levels of a discrete column shown at most, the most frequent first."""
 BINS = 40
@@ -63,6 +65,50 @@ def column_shapes(rows: Mapping[str, Any], alike: Mapping[str, float] | None = N
         axis.set_title(f"{_short(name)}{share}", fontsize=9)
     more = "" if len(shown) == len(common) else f": the {len(shown)} least alike of {len(common)}"
     _entitle(figure, f"Columns{more}", ("held_out", "synthetic"))
+    return figure
+
+
+def pair_differences(names: Sequence[str], alike: NDArray[Any]) -> Figure:
+    """How much the dependence of each pair of columns differs; of many columns those that differ most.
+
+    Parameters
+    ----------
+    names : sequence of str
+    alike : ndarray of shape (d, d)
+        1 where a pair depends on each other as it does in held-out rows.
+    """
+    from matplotlib.figure import Figure
+
+    differ = 1.0 - np.asarray(alike, float)
+    shown = np.sort(np.argsort(-differ.sum(axis=0), kind="stable")[:PAIRED])
+    labels = [_short(names[place]) for place in shown]
+    figure = Figure(figsize=(2.2 + 0.28 * len(shown), 1.6 + 0.28 * len(shown)), layout="constrained")
+    axis = figure.subplots()
+    most = max(0.1, float(differ.max()))
+    picture = axis.imshow(differ[np.ix_(shown, shown)], cmap="Blues", vmin=0.0, vmax=most)
+    axis.set_xticks(range(len(shown)), labels, rotation=90, fontsize=7)
+    axis.set_yticks(range(len(shown)), labels, fontsize=7)
+    axis.tick_params(length=0)
+    axis.spines[:].set_visible(False)
+    figure.colorbar(picture, ax=axis, shrink=0.8).ax.tick_params(labelsize=7)
+    more = "" if len(shown) == len(names) else f": {len(shown)} of {len(names)} columns"
+    axis.set_title(f"Pairs, 0 is alike{more}", fontsize=11, loc="left")
+    return figure
+
+
+def closest_distances(synthetic: NDArray[Any], held_out: NDArray[Any], quantile: float) -> Figure:
+    """Distances to the closest training row, and the one that 1 % of the held-out rows fall short of."""
+    figure, (axis,) = _grid(1, width=7.0, height=3.6)
+    edges = np.linspace(0.0, max(float(np.quantile(held_out, 0.98)), 1.5 * quantile) or 1.0, BINS + 1)
+    for name, values in (("held_out", held_out), ("synthetic", synthetic)):
+        _outline(axis, np.asarray(values, float), edges, name)
+    axis.axvline(quantile, color="black", linewidth=1.0, linestyle=":")
+    axis.annotate(
+        "1 % of the held-out rows are nearer", (quantile, 1.0), xycoords=("data", "axes fraction"),
+        xytext=(3, 2), textcoords="offset points", fontsize=8, va="bottom",
+    )  # fmt: skip
+    axis.set_xlabel("distance to the closest training row, in standard deviations", fontsize=9)
+    _entitle(figure, "Closest training rows", ("held_out", "synthetic"))
     return figure
 
 
