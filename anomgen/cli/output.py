@@ -52,17 +52,17 @@ def bad_files(bad: Sequence[Any]) -> str | None:
 
 
 @contextmanager
-def row_counter() -> Iterator[Callable[[int], None] | None]:
-    """A line on standard error that counts rows, where a person is looking and events are not shown."""
+def row_counter(done: str) -> Iterator[Callable[[int], None] | None]:
+    """A line on standard error that counts the rows done (``"scored"``), where a person is looking and events are not shown."""
     if not sys.stderr.isatty() or LOGGER.isEnabledFor(logging.INFO):
         yield None
         return
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    columns = (SpinnerColumn(), TextColumn("{task.completed:,.0f} rows scored"), TimeElapsedColumn())
+    columns = (SpinnerColumn(), TextColumn(f"{{task.completed:,.0f}} rows {done}"), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("score", total=None)
+        task = progress.add_task(done, total=None)
         yield lambda rows: progress.advance(task, rows)
 
 

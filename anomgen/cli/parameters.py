@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
 from typing import Any
@@ -50,6 +50,89 @@ def parse_conditions(assignments: Iterable[str]) -> dict[str, Any]:
     return {name: _literal(text) for name, text in _parted(assignments, "--condition", "region=north")}
 
 
+def parse_band(text: str) -> str | tuple[float, float]:
+    """Two shares from ``0.01:0.05``, or the name of a band.
+
+    Raises
+    ------
+    UsageError
+        For anything else.
+    """
+    low, colon, high = text.partition(":")
+    if not colon:
+        return text
+    try:
+        return float(low), float(high)
+    except ValueError:
+        raise UsageError(f"--band {text}: write it as two shares, such as 0.01:0.05, or typical or rare") from None
+
+
+def parse_ranges(assignments: Iterable[str]) -> list[tuple[str, Any, Any]]:
+    """Column and bounds from ``age=0:120``; a side left empty is no bound.
+
+    Raises
+    ------
+    UsageError
+        For any other text.
+    """
+    example = "age=0:120"
+    ranges = []
+    for name, text in _parted(assignments, "--range", example):
+        bounds = text.split(":")
+        if len(bounds) != 2 or not any(bounds):
+            raise UsageError(
+                f"--range {name}={text}: write it as column=low:high, such as {example}; times of day: --where"
+            )
+        low, high = (_literal(bound.strip()) if bound.strip() else None for bound in bounds)
+        ranges.append((name, low, high))
+    return ranges
+
+
+def parse_levels(assignments: Iterable[str]) -> list[tuple[str, tuple[str, ...]]]:
+    """Column and levels from ``region=north,south``.
+
+    Raises
+    ------
+    UsageError
+        For any other text.
+    """
+    parted = _parted(assignments, "--levels", "region=north,south")
+    return [(name, tuple(level.strip() for level in text.split(","))) for name, text in parted]
+
+
+def parse_sums(assignments: Sequence[str], solve: Sequence[str]) -> list[tuple[str | float, tuple[str, ...], str]]:
+    """Total, parts and the column to solve for, from ``total=a,b,c`` each with one of `solve`; a total may be a number.
+
+    Raises
+    ------
+    UsageError
+        For any other text, or another number of columns to solve for.
+    """
+    if len(assignments) != len(solve):
+        raise UsageError(f"--sum needs a --solve each, a column of it: {len(assignments)} and {len(solve)} are given")
+    parted = _parted(assignments, "--sum", "total=a,b,c")
+    return [
+        (_total(total), tuple(part.strip() for part in text.split(",")), solved)
+        for (total, text), solved in zip(parted, solve, strict=True)
+    ]
+
+
+def parse_strength(text: str) -> str | float:
+    """A share, or ``auto``.
+
+    Raises
+    ------
+    UsageError
+        For anything else.
+    """
+    if text == "auto":
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"--strength {text}: write a share above 0 and up to 1, or auto") from None
+
+
 def parse_bytes(text: str) -> float:
     """Bytes from a number with a unit: ``1GiB``, ``500 MB``, ``65536``.
 
@@ -70,6 +153,13 @@ def _parted(assignments: Iterable[str], option: str, example: str) -> Iterator[t
         if not equals:
             raise UsageError(f"{option} {assignment}: write it as name=value, such as {example}")
         yield name, text
+
+
+def _total(text: str) -> str | float:
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _value(text: str, sequence: bool) -> Any:

@@ -109,7 +109,7 @@ def score(
 
     kept = list(dict.fromkeys([*(keep or []), *([label] if label else [])]))
     detector = load_saved(model)
-    with row_counter() as progress:
+    with row_counter("scored") as progress:
         summary = score_files(
             detector,
             list(inputs),
