@@ -54,5 +54,5 @@ def test_sums_are_read_each_with_what_it_is_solved_for() -> None:
     ],
 )
 def test_what_cannot_be_read_is_told_with_an_example(parse: Callable[[Any], Any], text: Any) -> None:
-    with pytest.raises(UsageError, match="such as|or auto"):
+    with pytest.raises(UsageError, match=r"such as|or auto"):
         parse(text)

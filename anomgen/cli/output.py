@@ -53,7 +53,7 @@ def bad_files(bad: Sequence[Any]) -> str | None:
 
 @contextmanager
 def row_counter(done: str) -> Iterator[Callable[[int], None] | None]:
-    """A line on standard error that counts the rows done (``"scored"``), where a person is looking and events are not shown."""
+    """A line on standard error that counts rows, where a person is looking and events are not shown."""
     if not sys.stderr.isatty() or LOGGER.isEnabledFor(logging.INFO):
         yield None
         return
