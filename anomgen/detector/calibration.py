@@ -303,7 +303,8 @@ def _fold_detectors(detector: Detector, rows: Any, y: Any, folds: int) -> tuple[
         with _unlogged():
             member.fit(_take(rows, rest), None if labels is None else labels[rest])
         member.calibration_, member.folds_ = calibrate.checked(member.score_samples(_take(rows, np.sort(fold)))), ()
-        del member.reference_
+        for described in ("reference_", "marginals_"):
+            vars(member).pop(described, None)
         made.append(member)
     return tuple(made)
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from anomgen import runtime
 from anomgen.drift import Reference
-from anomgen.encode import encoder_from_state
+from anomgen.encode import Marginals, encoder_from_state
 from anomgen.generative import GenerativeModel, Space
 from anomgen.persist import FormatError
 from anomgen.statistic import Statistic, make_statistic
@@ -57,6 +57,8 @@ def to_arrays(detector: Any) -> dict[str, NDArray[Any]]:
     arrays |= {key: getattr(detector, f"{key}_") for key in OPTIONAL if hasattr(detector, f"{key}_")}
     if hasattr(detector, "reference_"):
         arrays |= {f"reference.{key}": value for key, value in detector.reference_.arrays().items()}
+    if hasattr(detector, "marginals_"):
+        arrays |= {f"marginals.{key}": value for key, value in detector.marginals_.arrays().items()}
     for number, fold in enumerate(getattr(detector, "folds_", ())):
         arrays |= {f"folds.{number}.{key}": value for key, value in to_arrays(fold).items()}
     return arrays | {"score_quantiles": detector.score_quantiles_}
@@ -86,6 +88,9 @@ def restore(detector: Any, config: dict[str, Any], arrays: dict[str, NDArray[Any
     reference = _below(arrays, "reference.")
     if reference:
         detector.reference_ = Reference.from_arrays(detector.encoder_, reference)
+    marginals = _below(arrays, "marginals.")
+    if marginals:
+        detector.marginals_ = Marginals.from_arrays(detector.encoder_, marginals)
     if "calibration" in arrays:
         folds = enumerate(config.get("folds", ()))
         detector.folds_ = tuple(

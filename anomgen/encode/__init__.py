@@ -3,6 +3,7 @@
 from anomgen.encode.columns import KINDS, Column
 from anomgen.encode.image import ImageEncoder, is_images, is_source
 from anomgen.encode.joint import JointEncoder, Labelled, encoder_from_state, image_encoder
+from anomgen.encode.marginals import Marginals
 from anomgen.encode.rows import Encoded, join
 from anomgen.encode.table import TableEncoder
 
@@ -13,6 +14,7 @@ __all__ = [
     "ImageEncoder",
     "JointEncoder",
     "Labelled",
+    "Marginals",
     "TableEncoder",
     "encoder_from_state",
     "image_encoder",

@@ -20,6 +20,7 @@ from anomgen.encode.cells import (
     lattice_cell,
     mask_bounds,
 )
+from anomgen.encode.columns import Column
 from anomgen.encode.frame import Name
 
 if TYPE_CHECKING:
@@ -176,10 +177,16 @@ def _decode_column(
         at = z[:, roles[j, "cell"]]
         found = np.nan_to_num(at).astype(int) if codes else np.searchsorted(cell_bounds(column)[1:-1], ndtr(at))
         return np.asarray(levels[np.minimum(found, len(levels) - 1)])
-    if column.kind == "lattice":
-        if column.step > 0:
-            steps = np.rint((np.clip(real[j], column.minimum, column.maximum) - column.origin) / column.step)
-            values = column.origin + steps * column.step
-            return np.asarray(values if column.decimals < 0 else np.round(values, column.decimals))
-        return np.asarray(levels[np.searchsorted(0.5 * (levels[1:] + levels[:-1]), real[j])])
-    return np.round(real[j], column.decimals) if column.decimals >= 0 else real[j]
+    return on_grid(column, real[j])
+
+
+def on_grid(column: Column, values: Array) -> Array:
+    """Numbers where the column has them: on its lattice, inside the training range, or with its decimal places."""
+    if column.kind != "lattice":
+        return np.round(values, column.decimals) if column.decimals >= 0 else values
+    if column.step > 0:
+        steps = np.rint((np.clip(values, column.minimum, column.maximum) - column.origin) / column.step)
+        values = column.origin + steps * column.step
+        return np.asarray(values if column.decimals < 0 else np.round(values, column.decimals))
+    levels = np.array(column.levels, dtype=np.float64)
+    return np.asarray(levels[np.searchsorted(0.5 * (levels[1:] + levels[:-1]), values)])

@@ -1,0 +1,99 @@
+"""Columns of drawn rows brought to the distribution that they had in training, value by value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from anomgen.calibrate import uniforms
+from anomgen.detector import Detector
+from anomgen.encode import JointEncoder, Marginals, TableEncoder
+from anomgen.encode.frame import build_series
+
+Array = NDArray[np.float64]
+
+PILOT = 16_384
+"""Draws that tell how the model distributes the values of a column."""
+PILOT_SEED = 20_261_121
+"""Of these draws; the same for all recipes, so that one model always gives one map."""
+
+
+@dataclass(frozen=True)
+class Matching:
+    r"""A monotone map of every numeric column that gives draws the marginal distribution of the training rows.
+
+    .. math:: x \mapsto Q_j(F_j(x))
+
+    with :math:`F_j` the distribution of column `j` under the model, estimated from 16,384 draws, and :math:`Q_j` the
+    quantile function of the training rows. What the columns have to do with each other stays as the model has it, for
+    ranks do not change; what the noise of training and the smoothness of a density do to a single column is undone: its
+    atoms, its grid and its range come back. Where the model gives one value a probability, :math:`F_j` jumps, and a
+    number within the jump is taken that depends on seed, row and column alone.
+
+    Parameters
+    ----------
+    marginals : Marginals
+    pilot : mapping of int to ndarray
+        Sorted draws of every numeric column.
+    """
+
+    marginals: Marginals
+    pilot: Mapping[int, Array]
+
+    @classmethod
+    def of(cls, detector: Detector) -> Matching | None:
+        """The map for draws of a detector; None where rows are images, or no column has numbers.
+
+        Models saved by versions that did not keep the distribution of columns have none either.
+        """
+        marginals = getattr(detector, "marginals_", None)
+        if marginals is None or not marginals.pieces:
+            return None
+        values = _table(detector).read(detector.sample(PILOT, random_state=PILOT_SEED))
+        pilot = {j: np.sort(values[~np.isnan(values[:, j]), j]) for j in marginals.pieces}
+        return cls(marginals, {j: draws for j, draws in pilot.items() if len(draws)})
+
+    def apply(self, detector: Detector, rows: Any, seed: int, first: int) -> Any:
+        """Rows `first` and following of the sequence that `seed` defines, mapped; what is missing stays so.
+
+        Parameters
+        ----------
+        detector : Detector
+        rows : frame or ndarray of shape (n, p)
+        seed, first : int
+        """
+        table = _table(detector)
+        values = table.read(rows)
+        mapped = rows.copy()
+        numbers = np.arange(first, first + len(rows), dtype=np.int64)
+        for j, draws in self.pilot.items():
+            known = np.flatnonzero(~np.isnan(values[:, j]))
+            x = values[known, j]
+            low, high = (np.searchsorted(draws, x, side=side) for side in ("left", "right"))
+            within = uniforms(seed + 7919 * (j + 1), numbers[known])
+            values[known, j] = self.marginals.quantile(j, (low + within * (high - low)) / len(draws))
+            _put(mapped, table, j, values[:, j])
+        return mapped
+
+
+def _table(detector: Detector) -> TableEncoder:
+    encoder = detector.encoder_
+    table = encoder.rows_ if isinstance(encoder, JointEncoder) else encoder
+    assert isinstance(table, TableEncoder)
+    return table
+
+
+def _put(rows: Any, table: TableEncoder, j: int, values: Array) -> None:
+    """Write a column of numbers in the type that the rows have."""
+    name = table.columns_[j].name
+    at = table.names_.index(name)
+    if isinstance(rows, pd.DataFrame):
+        series = build_series(values, table.dtypes_[at])
+        rows[name] = series.set_axis(rows.index)
+    else:
+        rows[:, at] = values
