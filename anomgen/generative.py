@@ -150,6 +150,8 @@ class GenerativeModel(nn.Module):
     distribution, missing values as noise, and pixels with uniform noise that fills their interval."""
     likelihood: Literal["exact", "bound", "estimate"] = "exact"
     """What ``log_prob`` is: the log-density of a normalized model, a lower bound of one, or an estimate."""
+    drawing: ClassVar[str] = "exact conditional draws"
+    """What ``sample_given`` does, where there is one."""
     universal: bool = False
     """Whether the model comes close to any continuous density, given width and rows."""
     nats: bool = True

@@ -382,15 +382,15 @@ def test_gaps_are_filled_from_either_side_and_nothing_else_changes() -> None:
     detector = quick().fit(X)
     test = X[:400].copy()
     test[:200, 0], test[200:, 1] = np.nan, np.nan
-    filled = detector.impute(test)
+    filled = detector.impute(test).rows
     assert np.array_equal(filled[~np.isnan(test)], test[~np.isnan(test)])
     assert np.corrcoef(filled[:200, 0], X[:200, 0])[0, 1] > 0.9
     assert np.corrcoef(filled[200:, 1], X[200:400, 1])[0, 1] > 0.9
     assert (filled[200:, 1] - X[200:400, 1]).std() > 0.2, "draws, not means"
-    assert np.array_equal(filled, detector.impute(test))
-    assert not np.array_equal(filled, detector.impute(test, random_state=1))
+    assert np.array_equal(filled, detector.impute(test).rows)
+    assert not np.array_equal(filled, detector.impute(test, random_state=1).rows)
     assert np.isnan(test).sum() == 400
-    assert np.array_equal(detector.impute(X), X)
+    assert np.array_equal(detector.impute(X).rows, X)
 
 
 def test_frames_keep_columns_index_and_dtypes_when_filled(mixed: pd.DataFrame) -> None:
@@ -402,7 +402,7 @@ def test_frames_keep_columns_index_and_dtypes_when_filled(mixed: pd.DataFrame) -
     for j, name in enumerate(("length", "visits", "city", "seen", "weight")):
         gone.loc[gone.index[j * 20 : j * 20 + 30], name] = None
     gone.loc[gone.index[:3], "code"] = None
-    filled = detector.impute(gone)
+    filled = detector.impute(gone).rows
     assert (filled.dtypes == gone.dtypes).all()
     assert filled.index.equals(gone.index)
     assert not filled.drop(columns="code").isna().any().any()
@@ -469,14 +469,14 @@ def test_missing_pixels_are_painted_in(painter: AutoregressiveDetector) -> None:
     gaps = np.zeros(whole.shape, dtype=bool)
     gaps[:10, 2:4], gaps[10:20, :, 3] = True, True
     holed = np.where(gaps, np.nan, whole)
-    filled = painter.impute(holed)
+    filled = painter.impute(holed).rows
     assert filled.dtype == holed.dtype
     assert np.array_equal(filled[~gaps], whole[~gaps])
     errors = np.abs(filled - whole)[gaps].mean()
     assert errors < 0.6 * np.abs(whole[gaps] - np.float64(whole[gaps].mean())).mean()
-    assert np.array_equal(painter.impute(holed), filled)
-    assert not np.array_equal(painter.impute(holed, random_state=1), filled)
-    assert np.array_equal(painter.impute(whole), whole)
+    assert np.array_equal(painter.impute(holed).rows, filled)
+    assert not np.array_equal(painter.impute(holed, random_state=1).rows, filled)
+    assert np.array_equal(painter.impute(whole).rows, whole)
 
 
 @pytest.mark.parametrize("layout", ["last", "first", "flat"])
@@ -487,7 +487,7 @@ def test_gaps_are_found_in_every_layout(layout: str) -> None:
     detector = quick(image_shape=shape, channels=4, blocks=1, components=2, max_epochs=1).fit(moved)
     holed = moved.copy()
     holed.reshape(60, -1)[::7, ::5] = np.nan
-    filled = detector.impute(holed)
+    filled = detector.impute(holed).rows
     assert filled.shape == moved.shape
     assert not np.isnan(filled).any()
     assert np.array_equal(filled[~np.isnan(holed)], moved[~np.isnan(holed)])
@@ -496,7 +496,7 @@ def test_gaps_are_found_in_every_layout(layout: str) -> None:
 def test_pixels_of_another_size_cannot_be_filled() -> None:
     images = bumps(60).astype(np.float64)
     detector = quick(image_size=4, channels=4, blocks=1, components=2, max_epochs=1).fit(images)
-    assert np.array_equal(detector.impute(images), images)
+    assert np.array_equal(detector.impute(images).rows, images)
     images[3, 2, 2] = np.nan
     with pytest.raises(ValueError, match="image_size"):
         detector.impute(images)

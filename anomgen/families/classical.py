@@ -14,7 +14,8 @@ from torch import Tensor
 from anomgen.detector import Detector
 from anomgen.generative import GenerativeModel, Space
 from anomgen.nn import check_choice, check_counts, check_number
-from anomgen.nn.normals import Normals, stacked
+from anomgen.nn.mixture import choose
+from anomgen.nn.normals import Normals, predictions, stacked
 
 COVARIANCES = ("auto", "full", "tied", "diag")
 SIZES = (1, 2, 4, 8, 16, 32)
@@ -94,6 +95,10 @@ class Mixture(GenerativeModel):
         """Draw `n` rows of shape ``(n, d)`` with torch's current generator."""
         return self.normals.sample(n).t().contiguous()
 
+    def sample_given(self, z: Tensor, observed: Tensor) -> Tensor:
+        """Draw what is not observed of rows ``(n, d)`` given what is, from the exact conditional mixture."""
+        return self.normals.sample_given(z.t(), observed.t()).t().contiguous()
+
     def fit_closed_form(self, z: Tensor, weight: Tensor | None, held_out: Tensor | None, blur: Tensor) -> None:
         """Run EM on rows of shape ``(n, d)``; held-out rows, or else folds, tell how many components to take.
 
@@ -112,10 +117,10 @@ class Mixture(GenerativeModel):
             parts, shares = [self._solve(rows, sizes[0], kind, blur)], torch.ones(1, dtype=torch.float64)
         elif held_out is not None:
             parts = [self._solve(rows, k, kind, blur) for k in sizes]
-            shares = stacked(_predictions(parts, held_out.double().cpu(), blur))
+            shares = stacked(predictions(parts, held_out.double().cpu(), blur))
         else:
             judged = [
-                _predictions([self._solve(train, k, kind, blur) for k in sizes], judge, blur)
+                predictions([self._solve(train, k, kind, blur) for k in sizes], judge, blur)
                 for train, judge in _folds(rows)
             ]
             shares = stacked(torch.cat(judged, 1))
@@ -201,8 +206,7 @@ class Kernel(GenerativeModel):
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log-density of every row in nats, shape ``(n,)``."""
-        # |a - b|^2 = |a|^2 - 2ab + |b|^2 by one matrix product; in double precision, for far rows cancel almost wholly.
-        scales = self.scales.double()
+        scales = self.scales.double()  # |a - b|^2 by one matrix product: far rows cancel almost wholly
         x, centers = (z / scales).t(), self.centers / scales
         exponents = self.shares.double().log() - 0.5 * centers.square().sum(1)
         parts = [
@@ -216,6 +220,13 @@ class Kernel(GenerativeModel):
         """Draw `n` rows of shape ``(n, d)`` with torch's current generator."""
         centers = self.centers[torch.multinomial(self.shares, n, replacement=True)]
         return torch.addcmul(centers, self.scales, torch.randn_like(centers))
+
+    def sample_given(self, z: Tensor, observed: Tensor) -> Tensor:
+        """Draw what is not observed of rows ``(n, d)`` given what is, from the exact conditional sum of kernels."""
+        x, centers = (z / self.scales).double().masked_fill(~observed, 0.0), (self.centers / self.scales).double()
+        exponents = x @ centers.t() - 0.5 * (observed.double() @ centers.square().t()) + self.shares.log()
+        chosen = self.centers[choose(exponents.t())]
+        return torch.where(observed, z, torch.addcmul(chosen, self.scales, torch.randn_like(chosen)))
 
     def fit_closed_form(self, z: Tensor, weight: Tensor | None, held_out: Tensor | None, blur: Tensor) -> None:
         """Keep rows of shape ``(n, d)``, and take the bandwidth that predicts held-out rows, or else folds, best."""
@@ -271,12 +282,6 @@ def _folds(rows: Tensor) -> list[tuple[Tensor, Tensor]]:
     order = torch.randperm(len(rows))
     parts = order.tensor_split(FOLDS)
     return [(rows[torch.cat([*parts[:i], *parts[i + 1 :]])], rows[parts[i]]) for i in range(FOLDS)]
-
-
-def _predictions(parts: Sequence[Normals], rows: Tensor, blur: Tensor) -> Tensor:
-    """Log-density of blurred rows under each of the mixtures, shape ``(mixtures, n)``."""
-    x = torch.addcmul(rows, blur, torch.randn_like(rows)).t()
-    return torch.stack([part.log_prob(x) for part in parts])
 
 
 class MixtureDetector(Detector):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -43,6 +44,73 @@ class Normals(NamedTuple):
             )
             x[:, mine] = self.means[k] + spread
         return x
+
+    def sample_given(self, x: Tensor, observed: Tensor) -> Tensor:
+        r"""Draw what is not observed of columns `x`, shape ``(d, n)``, given what is: exactly.
+
+        With the precision :math:`P` of a component, what is missing has, given what is observed, the precision
+        :math:`P_{mm}` and the mean :math:`\mu_m - P_{mm}^{-1} P_{mo} (x_o - \mu_o)`; the component itself is chosen
+        by the density that it has of what is observed.
+
+        Parameters
+        ----------
+        x : Tensor of shape (d, n)
+            Anything, such as NaN, where not observed.
+        observed : Tensor of shape (d, n), bool
+        """
+        dtype, n = x.dtype, x.shape[1]
+        noise, toss = torch.randn_like(x), torch.rand(n, device=x.device, dtype=torch.float64)
+        shares, means, factors, x, noise = (part.double() for part in (*self, x.nan_to_num(0.0), noise))
+        out = torch.where(observed, x, 0.0)
+        patterns, which = observed.t().unique(dim=0, return_inverse=True)
+        for number, known in enumerate(patterns):
+            if known.all():
+                continue
+            # All columns for every pattern: what one gets must not depend on how many others share its pattern.
+            mean, lower, log_mass = self._conditional(x, known, means, factors)
+            below = (shares.log()[:, None] + log_mass).softmax(0).cumsum(0)
+            chosen = (below < toss).sum(0).clamp_(max=len(shares) - 1)
+            fresh = noise[~known]
+            spread = torch.stack([fresh / f if f.shape[1] == 1 else _backwards(f, fresh) for f in lower])
+            drawn = (mean + spread)[chosen, :, torch.arange(n, device=x.device)].t()
+            mine = which == number
+            out[(~known)[:, None] & mine] = drawn[:, mine].flatten()
+        return out.to(dtype)
+
+    def _conditional(self, x: Tensor, known: Tensor, means: Tensor, factors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What is unknown given what is known, by component.
+
+        Means ``(k, m, n)``, Cholesky factors of precisions, and the log-density ``(k, n)`` of what is known.
+        """
+        lost, away = ~known, x[known] - means[:, known]
+        if factors.shape[2] == 1:
+            scale = factors[:, known]
+            log_mass = (scale.log() - 0.5 * math.log(2 * math.pi)).sum((1, 2))[:, None]
+            return (
+                means[:, lost].expand(-1, -1, x.shape[1]),
+                factors[:, lost],
+                log_mass - 0.5 * (scale * away).square().sum(1),
+            )
+        precision = factors.mT @ factors
+        lower = torch.linalg.cholesky(precision[:, lost][:, :, lost])
+        shift = torch.cholesky_solve(precision[:, lost][:, :, known] @ away, lower)
+        # The density of all at the conditional mean, over that of the mean given the known.
+        white = factors[:, :, known] @ away - factors[:, :, lost] @ shift
+        log_det = factors.diagonal(dim1=1, dim2=2).log().sum(1) - lower.diagonal(dim1=1, dim2=2).log().sum(1)
+        log_mass = log_det[:, None] - 0.5 * white.square().sum(1) - 0.5 * math.log(2 * math.pi) * int(known.sum())
+        return means[:, lost] - shift, lower, log_mass
+
+
+def _backwards(lower: Tensor, noise: Tensor) -> Tensor:
+    """Noise of the covariance whose precision has this Cholesky factor."""
+    spread: Tensor = torch.linalg.solve_triangular(lower.mT, noise, upper=True)
+    return spread
+
+
+def predictions(parts: Sequence[Normals], rows: Tensor, blur: Tensor) -> Tensor:
+    """Log-density of blurred rows ``(n, d)`` under each of the mixtures, shape ``(mixtures, n)``."""
+    x = torch.addcmul(rows, blur, torch.randn_like(rows)).t()
+    return torch.stack([part.log_prob(x) for part in parts])
 
 
 def stacked(log_prob: Tensor) -> Tensor:

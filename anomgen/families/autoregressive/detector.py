@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
-import pandas as pd
-import torch
-from numpy.typing import NDArray
-
-from anomgen import runtime
-from anomgen.detector import TrainedDetector, fitting
-from anomgen.detector.checks import validated
-from anomgen.encode.image import as_array
+from anomgen.detector import TrainedDetector
 from anomgen.families.autoregressive.image import ImageAutoregressive
 from anomgen.families.autoregressive.table import Autoregressive
 from anomgen.generative import Space
@@ -96,11 +88,12 @@ class AutoregressiveDetector(TrainedDetector):
 
     Examples
     --------
+    >>> import numpy as np
     >>> X = np.random.default_rng(0).normal(size=(200, 1)) * [1.0, 2.0]
     >>> detector = AutoregressiveDetector(hidden=(16,), max_epochs=20, random_state=0, verbose=False).fit(X)
     >>> bool(detector.score_samples([[1.0, 2.0]]) > detector.score_samples([[1.0, -2.0]]))
     True
-    >>> detector.impute([[1.0, np.nan]]).shape
+    >>> detector.impute([[1.0, np.nan]]).rows.shape
     (1, 2)
     """
 
@@ -131,80 +124,3 @@ class AutoregressiveDetector(TrainedDetector):
             components=self.components,
             dropout=self.dropout,
         )
-
-    def impute(self, X: Any, random_state: Any = None) -> Any:
-        """Fill missing values by draws from the model, given all that is observed in their row or image.
-
-        Parameters
-        ----------
-        X : frame or array of shape (n, p), or images
-            Missing pixels are NaN, in images of a type that has it.
-        random_state : int, RandomState or None
-            None stands for the detector's own `random_state`.
-
-        Returns
-        -------
-        frame or array of the shape of `X`
-            A copy of `X`: what was observed is as it was, and excluded columns keep their gaps.
-
-        Raises
-        ------
-        ValueError
-            If images are not of the size that the model has.
-        """
-        self._absorb()
-        X = validated(self, X, reset=False, minimum=1)
-        if self.encoder_.container_ == "images":
-            return self._impute_images(X, random_state)
-        filled = X.copy()
-        values = self.encoder_.read(X)
-        rows = np.flatnonzero(np.isnan(values).any(axis=1))
-        if not len(rows):
-            return filled
-        z = self.encoder_.encode(X.iloc[rows] if isinstance(X, pd.DataFrame) else X[rows], codes=True).z
-        # What is filled in is a value, so that the mask has to say that there is one.
-        z[:, [k for k, (_, role) in enumerate(self.encoder_.coordinates_) if role == "mask"]] = 0.0
-        decoded = self._completed(z, random_state, runtime.SAMPLE_TILE)
-        for j, column in enumerate(self.encoder_.columns_):
-            at = self.encoder_.names_.index(column.name)
-            gaps = np.isnan(values[:, j])
-            if gaps.any() and isinstance(filled, pd.DataFrame):
-                own = filled.iloc[:, at]
-                new = decoded[column.name].set_axis(own.index[rows]).astype(own.dtype)
-                filled.isetitem(at, own.mask(gaps, new.reindex(own.index)))
-            elif gaps.any():
-                filled[gaps, at] = decoded[gaps[rows], at]
-        return filled
-
-    def _impute_images(self, X: Any, random_state: Any) -> Any:
-        images = as_array(X[: len(X)]).copy()
-        gaps = np.isnan(images)
-        rows = np.flatnonzero(gaps.reshape(len(images), -1).any(axis=1))
-        if not len(rows):
-            return images
-        if self.encoder_.size is not None:
-            raise ValueError(
-                f"the model sees images of {self.encoder_.shape_[1:]}, and cannot fill the pixels of others; resize "
-                "them beforehand, and fit without image_size"
-            )
-        # Pixels whose level depends on what stands in a gap are the gaps, whatever the layout.
-        dark, bright = (
-            self.encoder_.encode(np.where(gaps[rows], end, images[rows]), codes=True).z for end in self.encoder_.range_
-        )
-        decoded = self._completed(np.where(dark == bright, dark, np.nan), random_state, runtime.IMAGE_TILE)
-        images[rows] = np.where(gaps[rows], decoded.reshape(images[rows].shape), images[rows])
-        return images
-
-    def _completed(self, z: NDArray[np.float32], random_state: Any, height: int) -> Any:
-        """Decoded rows, NaN drawn given the others."""
-        _, seed = self._drawing(len(z), random_state)
-        model: Any = self.model_
-        drawn = runtime.sample_rows(
-            lambda _, given: model.sample_given(given, ~given.isnan()),
-            len(z),
-            seed=seed,
-            device=fitting.device_of(model),
-            given=torch.from_numpy(z),
-            height=height,
-        )
-        return self.encoder_.decode(drawn.numpy(), codes=True)

@@ -57,6 +57,7 @@ class ImageAutoregressive(GenerativeModel):
     """
 
     codes: ClassVar[bool] = True
+    drawing: ClassVar[str] = "particle filter"
 
     def __init__(self, space: Space, *, channels: int = 24, blocks: int = 2, components: int = 8) -> None:
         super().__init__()

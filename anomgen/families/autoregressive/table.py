@@ -58,6 +58,7 @@ class Autoregressive(GenerativeModel):
     """
 
     codes: ClassVar[bool] = True
+    drawing: ClassVar[str] = "importance resampling over orders"
     universal = True
 
     orders: Tensor
@@ -178,16 +179,22 @@ class Autoregressive(GenerativeModel):
         particles : int
             Candidates for each row.
         """
+        return self.draw_given(z, observed, particles)[0]
+
+    def draw_given(self, z: Tensor, observed: Tensor, particles: int = 64) -> tuple[Tensor, Tensor]:
+        """As :meth:`sample_given`; also how many candidates share the weight of each row, shape ``(n,)``."""
         each = -(-particles // self.count)
-        done = []
+        done, effective = [], []
         height = max(1, DRAWN // (each * self.count * z.shape[1]))
         for given, kept in zip(z.split(height), observed.split(height), strict=True):
             x, known = (part.repeat(each, 1).t() for part in (given, kept))
             drawn, weight = zip(*(self._draw(k, x, known) for k in range(self.count)), strict=True)
             candidates = torch.cat([rows.t().reshape(each, *given.shape) for rows in drawn])
-            chosen = choose(torch.cat([w.view(each, -1) for w in weight]))
+            log_weight = torch.cat([w.view(each, -1) for w in weight])
+            chosen = choose(log_weight)
             done.append(candidates[chosen, torch.arange(len(given), device=z.device)])
-        return torch.cat(done)
+            effective.append(1.0 / log_weight.softmax(0).square().sum(0))
+        return torch.cat(done), torch.cat(effective)
 
     def _by_order(self, z: Tensor) -> Tensor:
         """Terms of all coordinates in all orders, shape ``(K, d, n)``."""
