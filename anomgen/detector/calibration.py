@@ -303,8 +303,9 @@ def _fold_detectors(detector: Detector, rows: Any, y: Any, folds: int) -> tuple[
         with _unlogged():
             member.fit(_take(rows, rest), None if labels is None else labels[rest])
         member.calibration_, member.folds_ = calibrate.checked(member.score_samples(_take(rows, np.sort(fold)))), ()
-        for described in ("reference_", "marginals_"):
-            vars(member).pop(described, None)
+        del member.reference_
+        if hasattr(member, "marginals_"):
+            del member.marginals_
         made.append(member)
     return tuple(made)
 

@@ -103,8 +103,8 @@ def _describe(detector: Detector, X: Any, weight: Array | None) -> None:
     detector.reference_ = Reference.of(detector.encoder_, X, weight)
     if isinstance(detector.encoder_, TableEncoder | JointEncoder) and detector.encoder_.container_ != "images":
         detector.marginals_ = Marginals.of(detector.encoder_, X, weight)
-    else:
-        vars(detector).pop("marginals_", None)
+    elif hasattr(detector, "marginals_"):
+        del detector.marginals_
 
 
 def remember(detector: Detector, digest: str, hashes: NDArray[np.uint64]) -> None:
