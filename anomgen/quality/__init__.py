@@ -1,5 +1,23 @@
 """How good drawn rows are, and how close to those they were learned from: shapes, pairs, classifiers, copies."""
 
+from anomgen.quality.classifiers import Auroc, Transfer, membership, transfer, two_sample_auroc
 from anomgen.quality.copies import CopyCheck
+from anomgen.quality.neighbours import ClosestRecords, Prdc, closest_records, prdc
+from anomgen.quality.shapes import ColumnShape, PairTrends, column_shapes, pair_trends
 
-__all__ = ["CopyCheck"]
+__all__ = [
+    "Auroc",
+    "ClosestRecords",
+    "ColumnShape",
+    "CopyCheck",
+    "PairTrends",
+    "Prdc",
+    "Transfer",
+    "closest_records",
+    "column_shapes",
+    "membership",
+    "pair_trends",
+    "prdc",
+    "transfer",
+    "two_sample_auroc",
+]
