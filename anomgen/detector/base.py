@@ -21,6 +21,7 @@ from anomgen.detector.calibration import Calibrated
 from anomgen.detector.checks import takes_images, validated
 from anomgen.detector.completion import Completing
 from anomgen.detector.insight import Insight
+from anomgen.detector.repairing import Repairing
 from anomgen.encode import ImageEncoder, JointEncoder, TableEncoder
 from anomgen.generative import GenerativeModel, Space
 from anomgen.statistic import Statistic, make_statistic
@@ -32,7 +33,7 @@ Array = NDArray[np.float64]
 
 @dataclass_transform(kw_only_default=True, eq_default=False)
 @dataclass(eq=False, repr=False, kw_only=True)
-class Detector(Calibrated, Insight, Completing, OutlierMixin, BaseEstimator):  # type: ignore[misc]
+class Detector(Calibrated, Insight, Completing, Repairing, OutlierMixin, BaseEstimator):  # type: ignore[misc]
     """Base of all detectors: a scikit-learn outlier detector around a generative model.
 
     A family subclasses it, or :class:`TrainedDetector` where gradients train the model, declares its parameters as
@@ -101,6 +102,8 @@ class Detector(Calibrated, Insight, Completing, OutlierMixin, BaseEstimator):  #
         The scale of `score_map`, where rows are images.
     reference_ : anomgen.drift.Reference
         What the training rows looked like, for `drift`.
+    marginals_ : anomgen.encode.Marginals
+        Quantile functions of the numeric columns of a table, for draws.
     usual_nats_ : ndarray of shape (columns,)
         What columns usually cost, for `contributions`, where the model can tell them apart.
     calibration_ : ndarray of shape (n_cal,)

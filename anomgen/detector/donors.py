@@ -110,6 +110,8 @@ class Donors:
         Features of conditions, which are never missing.
     least : ndarray of shape (reals,)
         Least standard deviation of a proposal.
+    values : ndarray of shape (n, columns), optional
+        The rows as numbers that can be written.
 
     References
     ----------
@@ -119,8 +121,17 @@ class Donors:
     (regression adjustment of what is drawn).
     """
 
-    def __init__(self, numbers: Array, levels: Places, often: list[Array], given: Array, least: Array) -> None:
+    def __init__(
+        self,
+        numbers: Array,
+        levels: Places,
+        often: list[Array],
+        given: Array,
+        least: Array,
+        values: Array | None = None,
+    ) -> None:
         self.numbers, self.levels, self.often, self.least = numbers, levels, often, least
+        self.values = np.zeros((len(numbers), 0)) if values is None else values
         self.widths = [len(shares) for shares in often]
         self.features = self.features_of(numbers, levels, given)
         self.middle = self.features.mean(0)
@@ -206,7 +217,8 @@ def donors_of(detector: Detector, grid: Grid, seed: int) -> Donors:
     code = grid.code(values)
     often = [0.9 * shares + 0.1 / len(shares) for shares in grid.levels.values()]
     levels = np.minimum(code[:, grid.cells].astype(np.int64), [len(shares) - 1 for shares in often])
-    return Donors(code[:, grid.reals], levels, often, given_features(grid, drawn, len(values)), _least(grid, code))
+    features = given_features(grid, drawn, len(values))
+    return Donors(code[:, grid.reals], levels, often, features, _least(grid, code), values)
 
 
 def given_features(grid: Grid, X: object, n: int) -> Array:
