@@ -60,23 +60,19 @@ class Columns:
         """What the values of a column are: a role of :class:`~anomgen.encode.frame.Dtype`."""
         return self.dtypes[name].role
 
-    def levels(self, name: Name) -> tuple[Any, ...] | None:
-        """The distinct values that a column had in training, where it had few."""
-        return self.known[name].levels or None
-
     def range(self, name: Name) -> tuple[float, float]:
         """Smallest and largest training value of a column of numbers."""
         column = self.known[name]
         return (min(column.levels), max(column.levels)) if column.levels else (column.minimum, column.maximum)
 
 
-def numbers_of(rows: Any, name: Name) -> tuple[Array, str]:
-    """A column as float64, dates in seconds since 1970 and NaN where missing, and its role."""
+def numbers_of(rows: Any, name: Name) -> tuple[Array, Dtype]:
+    """A column as float64, dates in seconds since 1970 and NaN where missing, and what it holds."""
     if not isinstance(rows, pd.DataFrame):
-        return np.asarray(rows[:, name], dtype=np.float64), "number"
+        return np.asarray(rows[:, name], dtype=np.float64), Dtype("number", "float64")
     series = rows[name]
     dtype = read_dtype(series, name)
-    return numbers(series, dtype, name), dtype.role
+    return numbers(series, dtype, name), dtype
 
 
 def stored(rows: Any, name: Name, values: Array) -> Any:
@@ -104,8 +100,8 @@ def stored(rows: Any, name: Name, values: Array) -> Any:
     return out
 
 
-def wanted_number(value: Any, role: str, name: Name) -> float | None:
-    """A bound as the number that a column of this role is read as.
+def wanted_number(value: Any, dtype: Dtype, name: Name) -> float | None:
+    """A bound as the number that a column is read as; dates without a time zone are of the column's.
 
     Raises
     ------
@@ -115,19 +111,20 @@ def wanted_number(value: Any, role: str, name: Name) -> float | None:
     if value is None:
         return None
     try:
-        if role == "datetime":
-            return float(pd.Timestamp(value).timestamp())
-        if role == "duration":
+        if dtype.role == "datetime":
+            stamp = pd.Timestamp(value)
+            return float((stamp if stamp.tz is not None else stamp.tz_localize(dtype.zone)).timestamp())
+        if dtype.role == "duration":
             return float(pd.Timedelta(value).total_seconds())
         number = float(value)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{value!r} is no bound for column {name!r}, which holds a {role}: {error}") from None
+        raise ValueError(f"{value!r} is no bound for column {name!r}, which holds a {dtype.role}: {error}") from None
     if np.isnan(number):
         raise ValueError(f"a bound of column {name!r} is not a number; use None for no bound")
     return number
 
 
-def wanted_level(value: Any, role: str, known: tuple[Any, ...] | None, name: Name) -> Any:
+def wanted_level(value: Any, role: str, column: Column) -> Any:
     """A level as the column holds it; text is read as the number or flag that it stands for.
 
     Raises
@@ -135,9 +132,10 @@ def wanted_level(value: Any, role: str, known: tuple[Any, ...] | None, name: Nam
     ValueError
         If training did not have it.
     """
+    name, known = column.name, column.levels
     if role not in ("category", "number", "bool"):
         raise ValueError(f"column {name!r} holds a {role}, which has no levels; use a Range")
-    spelled = {str(level): level for level in known or ()}
+    spelled = {str(level): level for level in known}
     if role == "category" and str(value) in spelled:
         return spelled[str(value)]
     if role != "category":
@@ -146,7 +144,13 @@ def wanted_level(value: Any, role: str, known: tuple[Any, ...] | None, name: Nam
             number = flags[value.lower()] if isinstance(value, str) and value.lower() in flags else float(value)
         except (TypeError, ValueError):
             number = np.nan
-        if number in known if known is not None else not np.isnan(number):
+        if number in known if known else column.minimum <= number <= column.maximum:
             return bool(number) if role == "bool" else int(number) if number.is_integer() else number
-    close = get_close_matches(str(value), list(spelled), 3, 0.5) or list(spelled)[:10]
-    raise ValueError(f"column {name!r} had no {value!r} in training; did you mean {', '.join(map(repr, close))}?")
+    had = ", ".join(map(repr, get_close_matches(str(value), list(spelled), 3, 0.5) or list(spelled)[:10]))
+    hint = f"did you mean {had}?" if known else f"its values are from {column.minimum:g} to {column.maximum:g}"
+    raise ValueError(f"column {name!r} had no {value!r} in training; {hint}")
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a parameter is a whole number."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)

@@ -74,8 +74,7 @@ class Range(Constraint):
     def settled(self, columns: Columns) -> Self:
         """The same, with the column's own name."""
         column = columns.find(self.column, "number", "datetime", "duration")
-        role = columns.role(column)
-        low, high = wanted_number(self.low, role, column), wanted_number(self.high, role, column)
+        low, high = (wanted_number(bound, columns.dtypes[column], column) for bound in (self.low, self.high))
         if low is None and high is None:
             raise ValueError(f"the range of column {column!r} has no bound; give low or high")
         if low is not None and high is not None and low > high:
@@ -84,11 +83,11 @@ class Range(Constraint):
 
     def apply(self, rows: Any) -> tuple[Any, Mask]:
         """The rows as they are, and which of them lie within the bounds."""
-        values, role = numbers_of(rows, self.column)
+        values, dtype = numbers_of(rows, self.column)
         keep = np.ones(len(values), dtype=bool)
         if np.isnan(values).all():
             return rows, keep
-        low, high = (wanted_number(bound, role, self.column) for bound in (self.low, self.high))
+        low, high = (wanted_number(bound, dtype, self.column) for bound in (self.low, self.high))
         if low is not None:
             keep &= ~(values < low)
         if high is not None:
@@ -163,8 +162,8 @@ class Levels(Constraint):
         column = columns.find(self.column)
         if not self.levels:
             raise ValueError(f"no level of column {column!r} is allowed; name at least one")
-        known, role = columns.levels(column), columns.role(column)
-        return replace(self, column=column, levels=tuple(wanted_level(v, role, known, column) for v in self.levels))
+        known, role = columns.known[column], columns.role(column)
+        return replace(self, column=column, levels=tuple(wanted_level(level, role, known) for level in self.levels))
 
     def apply(self, rows: Any) -> tuple[Any, Mask]:
         """The rows as they are, and which of them have an allowed level."""
@@ -283,9 +282,10 @@ class Where(Constraint):
     def apply(self, rows: Any) -> tuple[Any, Mask]:
         """The rows as they are, and those for which the predicate is true."""
         found: Any = self.predicate(rows) if callable(self.predicate) else self._evaluated(rows)
-        mask: Any = found.to_numpy(dtype=object) if isinstance(found, pd.Series) else np.asarray(found)
-        if mask.dtype == object:
-            mask = np.array([value is not pd.NA and value is not None and value == 1 for value in mask], dtype=bool)
+        if isinstance(found, pd.Series) and found.dtype != bool:
+            told = found.dropna().map(lambda value: isinstance(value, bool | np.bool_))
+            found = found.to_numpy(dtype=object, na_value=False).astype(bool) if told.all() else found
+        mask = np.asarray(found)
         if mask.shape != (len(rows),) or mask.dtype != bool:
             raise ValueError(
                 f"{self.name} gave {mask.dtype} of shape {mask.shape} for {len(rows)} rows, not one boolean a row"

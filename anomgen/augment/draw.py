@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from anomgen.augment.band import Band
+from anomgen.augment.columns import is_whole
 from anomgen.augment.constraints import Constraint, settle
 from anomgen.augment.near import Near
 from anomgen.detector import Detector, fitting
@@ -23,6 +24,8 @@ BLOCK = 16_384
 """Kept rows of one block: what a seed is given to, and what is drawn whole or in part by one call."""
 IMAGE_BLOCK = 1024
 """Kept images of one block: larger than rows of tables, and slower to come by."""
+FIRST = 2048
+"""Raw rows of a table drawn at first: as many as small models score at a time."""
 COPY, UNCHANGED = "copy of a training row", "no other than the row it is near"
 """What refusals of the copy check, and of rows that did not move, are counted under."""
 CREDIT = 10
@@ -82,7 +85,7 @@ class Recipe:
         """Check everything, and settle what follows from the detector."""
         for name, least, most in (("seed", 0, 2**32 - 1), ("max_tries", 1, 10**9)):
             value = getattr(self, name)
-            if not _is_whole(value) or not least <= int(value) <= most:
+            if not is_whole(value) or not least <= int(value) <= most:
                 raise ValueError(f"{name}={value!r} must be a whole number from {least} to {most:,}")
         self.detector._absorb()
         if self.condition is not None:
@@ -195,7 +198,7 @@ def draw(
     >>> len(drawn.rows), bool(drawn.rows[:, 0].min() >= 0)
     (100, True)
     """
-    if not _is_whole(n) or n < 1:
+    if not is_whole(n) or n < 1:
         raise ValueError(f"n={n!r} must be a positive integer")
     check = None if train is None else CopyCheck(train, held_out)
     recipe = Recipe(detector, seed, condition, band, constraints, near, strength, max_tries, check, allow_copies)
@@ -314,8 +317,9 @@ def _raw(recipe: Recipe, block: int, start: int, n: int) -> _Piece:
 def _next_piece(recipe: Recipe, tried: int, kept: int) -> int:
     """Raw rows to draw next: as many as so far while a block begins, then what its rest will take."""
     size, tile = recipe.block, fitting.drawing_height(recipe.detector.model_)
+    least = max(tile, FIRST) if size == BLOCK else tile
     rest = size - tried if tried < size else int(1.05 * (size - kept) * tried / max(kept, 1))
-    return min(-(-rest // tile) * tile, max(tried, tile), size)
+    return min(-(-rest // tile) * tile, max(tried, least), size)
 
 
 def _too_few(recipe: Recipe, block: int, kept: int, drawn: Drawn) -> str:
@@ -370,10 +374,6 @@ def _joined(parts: Sequence[Drawn]) -> Drawn:
 
     tried, copies = sum(part.tried for part in parts), sum(part.copies for part in parts)
     return Drawn(joined(0), joined(1), joined(2), joined(3), tried, refused, copies)
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def _told(value: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from anomgen import runtime
+from anomgen.augment.columns import numbers_of, stored
 from anomgen.detector import Detector, fitting
 from anomgen.detector.checks import data_digest, validated
 from anomgen.encode import JointEncoder, image_encoder
+from anomgen.encode.frame import Name
 from anomgen.generative import Space, abilities
 from anomgen.train.tensors import Batches
 
@@ -43,7 +45,10 @@ class Near:
     ``"step"``
         Elsewhere: numbers and pixels move a random share, `strength` at most, of the way towards another of the given
         rows, and get normal noise of a tenth of `strength` standard deviations; levels and gaps become those of the
-        other row with half the probability `strength`, and those of a row that the model draws with a tenth of it.
+        other row with half the probability `strength`, and those of a row that the model draws with a quarter of it.
+
+    Levels that training did not have are drawn anew. A number that does not move is kept to the bit, even beyond the
+    range of the training rows; one that moves comes out as a model draws it, on its grid and within the range of that.
 
     Parameters
     ----------
@@ -76,6 +81,8 @@ class Near:
         encoded = _encoded(detector, self.given, condition)
         self._rows = Batches(encoded, self.space, 0.0, self.device, model.codes)
         self._columns = _columns_of(encoder, self.space)
+        self._unseen = torch.from_numpy(_unseen(encoder, self.space, self.given)).to(self.device)
+        self._numbers = _numbers_at(encoder)
 
     def describe(self) -> dict[str, Any]:
         """What was done to which rows, as JSON values."""
@@ -89,11 +96,17 @@ class Near:
 
     def sample(self, n: int, seed: tuple[int, ...], start: int = 0) -> tuple[Any, NDArray[np.int64]]:
         """Rows ``start .. start + n`` of the endless sequence that `seed` defines, and the given rows they are near."""
-        model = self.detector.model_
+        model, dim = self.detector.model_, self.space.dim
         height = fitting.drawing_height(model)
         drawn = runtime.sample_rows(self._tile, n, seed=seed, device=self.device, start=start, height=height).numpy()
-        rows = self.detector.encoder_.decode(drawn[:, :-1], model.codes)
-        return rows, drawn[:, -1].astype(np.int64)
+        rows, sources = self.detector.encoder_.decode(drawn[:, :dim], model.codes), drawn[:, dim].astype(np.int64)
+        for name, at in self._numbers.items():
+            # A number that did not move is the given one, which decoding would round, or take into the training range.
+            kept = (drawn[:, dim + 1 :][:, at] == 0).all(axis=1)
+            if kept.any():
+                before, now = numbers_of(self.given, name)[0][sources], numbers_of(rows, name)[0]
+                rows = stored(rows, name, np.where(kept, before, now))
+        return rows, sources
 
     def same(self, rows: Any, sources: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which rows are no other than the given rows that they come from."""
@@ -105,17 +118,30 @@ class Near:
         return np.asarray(_equal(rows, before).reshape(len(rows), -1).all(axis=1))
 
     def _tile(self, n: int) -> Tensor:
-        """Rows in model space with the number of their given row behind, by torch's current generator."""
+        """Rows in model space by torch's current generator; behind each the number of its given row, and what moved."""
         index = torch.randint(len(self._rows), (n,), device=self.device)
         z = self._rows.draw(index, blurred=False)
         model: Any = self.detector.model_
+        unseen = self._unseen[index]
+        if bool(unseen.any()):
+            z = torch.where(unseen, self._fresh(z), z)
         if self.method == "latent":
             moved = model.perturb(z, self.strength)
         elif self.method == "redraw":
             moved = model.sample_given(z, ~self._chosen(n, self.strength))
         else:
             moved = self._step(z)
-        return torch.cat([moved, index[:, None].to(moved.dtype)], 1)
+        parts = [moved, index[:, None].to(z.dtype)]
+        if self._numbers:
+            parts.append(((moved != z) & ~(moved.isnan() & z.isnan())).to(z.dtype))
+        return torch.cat(parts, 1)
+
+    def _fresh(self, z: Tensor) -> Tensor:
+        """Rows drawn from the model under the conditions of rows `z`."""
+        model: Any = self.detector.model_
+        given = z[:, self.space.modelled :]
+        drawn: Tensor = model.sample(len(z), given) if given.shape[1] else model.sample(len(z))
+        return drawn
 
     def _chosen(self, n: int, share: float, least: bool = True) -> Tensor:
         """Coordinates of columns chosen with probability `share`, shape ``(n, d)``: `least` one column a row."""
@@ -129,9 +155,9 @@ class Near:
 
     def _step(self, z: Tensor) -> Tensor:
         """The row a part of the way to another one, its levels partly those of others."""
-        n, model = len(z), cast(Any, self.detector.model_)
+        n = len(z)
         other = self._rows.draw(torch.randint(len(self._rows), (n,), device=self.device), blurred=False)
-        fresh = model.sample(n, z[:, self.space.modelled :]) if any(self.space.condition) else model.sample(n)
+        fresh = self._fresh(z)
         share = self.strength * torch.rand(n, 1, device=self.device)
         real = torch.tensor([kind in ("real", "lattice", "pixel") for kind in self.space.kinds], device=self.device)
         noise = 0.1 * self.strength * torch.randn_like(z)
@@ -139,7 +165,7 @@ class Near:
         # A gap cannot be moved towards: where either is missing, the row stays as it is.
         moved = torch.where(moved.isnan(), z, moved)
         whole = self._discrete
-        for source, chance in ((other, 0.5), (fresh, 0.1)):
+        for source, chance in ((other, 0.5), (fresh, 0.25)):
             taken = self._chosen(n, chance * self.strength, least=False) & whole
             moved = torch.where(taken, source, moved)
         return torch.where(torch.tensor(self.space.condition, device=self.device), z, moved)
@@ -164,7 +190,8 @@ def read_strength(strength: Any) -> float:
     """
     if isinstance(strength, str) and strength == "auto":
         return STRENGTH
-    if not isinstance(strength, float | int | np.number) or not 0 < float(strength) <= 1:
+    number = isinstance(strength, float | int | np.number) and not isinstance(strength, bool)
+    if not number or not 0 < float(strength) <= 1:
         raise ValueError(f"strength={strength!r} must be 'auto' or a number in (0, 1]")
     return float(strength)
 
@@ -189,6 +216,29 @@ def _columns_of(encoder: Any, space: Space) -> Tensor:
     own: Any = encoder.rows_ if isinstance(encoder, JointEncoder) else encoder
     known = range(space.modelled) if image_encoder(encoder) is not None else [j for j, _ in own.coordinates_]
     return torch.tensor([*known, *([-1] * sum(space.condition))])
+
+
+def _unseen(encoder: Any, space: Space, rows: Any) -> NDArray[np.bool_]:
+    """Which coordinates of rows stand for a level that training did not have, shape ``(n, d)``."""
+    last = [levels - 1 if share > 0 else -1 for levels, share in zip(space.levels, space.unseen, strict=True)]
+    own: Any = encoder.rows_ if isinstance(encoder, JointEncoder) else encoder
+    found = np.zeros((len(rows), space.dim), dtype=bool)
+    if max(last[: space.modelled]) >= 0:
+        own_rows = own.encode(rows, codes=True).z
+        found[:, : space.modelled] = own_rows == np.array(last[: space.modelled])
+    return found
+
+
+def _numbers_at(encoder: Any) -> dict[Name, list[int]]:
+    """Coordinates of every column of numbers or dates of a table."""
+    if image_encoder(encoder) is not None:
+        return {}
+    own: Any = encoder.rows_ if isinstance(encoder, JointEncoder) else encoder
+    at: dict[Name, list[int]] = {}
+    for k, (j, _) in enumerate(own.coordinates_):
+        if own.columns_[j].is_real:
+            at.setdefault(own.columns_[j].name, []).append(k)
+    return at
 
 
 def _equal(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.bool_]:
