@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from anomgen import data as data
     from anomgen import explain as explain
     from anomgen import tracking as tracking
+    from anomgen.augment.oversampler import GenerativeOverSampler as GenerativeOverSampler
     from anomgen.data import ImageFolder as ImageFolder
     from anomgen.data import load_dataset as load_dataset
     from anomgen.detector import ConditionalDetector as ConditionalDetector
@@ -68,6 +69,7 @@ _homes = {
     "FormatError": "anomgen.persist",
     "GANDetector": "anomgen.families.gan",
     "GenerativeModel": "anomgen.generative",
+    "GenerativeOverSampler": "anomgen.augment.oversampler",
     "GradientNorm": "anomgen.statistic",
     "ImageFolder": "anomgen.data",
     "KernelDetector": "anomgen.families.classical",
@@ -110,6 +112,7 @@ __all__ = [
     "FormatError",
     "GANDetector",
     "GenerativeModel",
+    "GenerativeOverSampler",
     "GradientNorm",
     "ImageFolder",
     "KernelDetector",
