@@ -1,10 +1,10 @@
-"""Runs a scoring job again and again in children of this process, which imports once, and kills them.
+"""Runs a job again and again in children of this process, which imports once, and kills them.
 
     python killer.py JOB.json      one line of JSON for every child: how it ended
 
-The file holds ``job`` (arguments of score_files but `out`) and ``runs``, each ``{"out": ..., "call": k}`` to die at the
-k-th call that renames a file or flushes it to the disk, ``{"out": ..., "after": seconds}`` to die by then, or
-``{"out": ...}`` to be left in peace.
+The file holds ``job`` (arguments of score_files but `out`, or of export where it has ``rows``) and ``runs``, each
+``{"out": ..., "call": k}`` to die at the k-th call that renames a file or flushes it to the disk, ``{"out": ...,
+"after": seconds}`` to die by then, or ``{"out": ...}`` to be left in peace.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from anomgen import batch, load
+from anomgen import augment, batch, load
 
 
 def main() -> None:
@@ -27,7 +27,7 @@ def main() -> None:
         began = time.perf_counter()
         child = os.fork()
         if not child:
-            score(model, given["job"], run)
+            work(model, given["job"], run)
         if "after" in run:
             time.sleep(run["after"])
             os.kill(child, signal.SIGKILL)
@@ -35,12 +35,12 @@ def main() -> None:
         print(json.dumps({"code": os.waitstatus_to_exitcode(status), "seconds": time.perf_counter() - began}))
 
 
-def score(model: Any, job: dict[str, Any], run: dict[str, Any]) -> None:
+def work(model: Any, job: dict[str, Any], run: dict[str, Any]) -> None:
     """Never returns."""
     die_at(run.get("call", 0))
     code = 1
     try:
-        batch.score_files(model, out=run["out"], **job)
+        (augment.export if "rows" in job else batch.score_files)(model, out=run["out"], **job)
         code = 0
     finally:
         sys.stderr.flush()

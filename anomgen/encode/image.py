@@ -262,12 +262,15 @@ class ImageEncoder:
     def decode(self, z: NDArray[Any], codes: bool = False) -> Any:
         """Images in the user's layout, range and type from rows `z` of shape (n, d), at the size of the model."""
         levels = np.clip(np.floor((np.asarray(z, dtype=np.float64) + 1.0) / WIDTH), 0, LEVELS - 1)
+        return self.from_levels(levels.reshape(len(z), *self.shape_))
+
+    def from_levels(self, levels: NDArray[Any]) -> Any:
+        """Images in the user's layout, range and type from levels ``(n, c, h, w)``, at the size of the model."""
         low, high = self.range_
-        values = low + levels * ((high - low) / (LEVELS - 1))
-        images: Array = values.reshape(len(z), *self.shape_)
+        images: Array = low + levels * ((high - low) / (LEVELS - 1))
         images = images[:, 0] if self.layout_ == "grey" else images
         images = images.transpose(0, 2, 3, 1) if self.layout_ == "last" else images
-        images = images.reshape(len(z), -1) if len(self.given_) == 1 else images
+        images = images.reshape(len(levels), -1) if len(self.given_) == 1 else images
         whole = np.dtype(self.dtype_).kind in "iub"
         return np.ascontiguousarray(np.rint(images) if whole else images).astype(self.dtype_)
 

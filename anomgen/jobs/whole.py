@@ -6,12 +6,16 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 PARTIAL = ".partial"
 """Ending of a file that is being written; its name begins with a dot."""
+
+SYNCED = 16
+"""Files of a folder that the disk is asked to hold at a time: it takes them together, many times faster."""
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
@@ -26,8 +30,10 @@ def arriving(path: Path) -> Iterator[Path]:
     place = path.with_name(f".{path.name}{PARTIAL}")
     try:
         yield place
-        if place.is_file():
-            sync(place)
+        if place.is_dir():
+            with ThreadPoolExecutor(SYNCED) as pool:
+                list(pool.map(sync, place.iterdir()))
+        sync(place)
         place.replace(path)
         sync(path.parent)
     finally:

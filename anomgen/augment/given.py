@@ -1,0 +1,148 @@
+"""Training rows and held-out rows, from memory or files, laid out as drawn rows are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from anomgen.augment.columns import Columns
+from anomgen.data import ImageFolder, Source, open_source
+from anomgen.data.images import find_images
+from anomgen.detector import Detector
+from anomgen.encode import ImageEncoder, image_encoder
+from anomgen.encode.frame import to_frame
+from anomgen.quality import CopyCheck
+
+READ = 1024
+"""Images read at a time."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """Rows that drawn ones are compared with.
+
+    Parameters
+    ----------
+    rows : frame, array, images, ImageFolder or Source
+    files : tuple of str
+        Where they come from; empty for rows in memory.
+    encoder : ImageEncoder or None
+        Of a model of images.
+    """
+
+    rows: Any
+    files: tuple[str, ...]
+    encoder: ImageEncoder | None
+
+    def chunks(self) -> Iterator[Any]:
+        """The rows in order, in constant memory; images at the size of the model, in its 256 levels."""
+        for piece in self._pieces():
+            yield piece if self.encoder is None else self.encoder.from_levels(self.encoder.levels(piece))
+
+    def spread(self, most: int) -> Any:
+        """At most so many of the rows, evenly from first to last."""
+        n = sum(len(piece) for piece in self._pieces())
+        return picked(self.chunks(), n, most)
+
+    def told(self, check: CopyCheck | None = None) -> dict[str, Any]:
+        """What a card says of them; `check` is made from all of these rows."""
+        told: dict[str, Any] = {} if check is None else {"rows": check.rows, "digest": check.digest}
+        return {**told, "files": list(self.files)} if self.files else told
+
+    def _pieces(self) -> Iterator[Any]:
+        if isinstance(self.rows, Source):
+            yield from self.rows.chunks()
+        elif self.encoder is None:
+            yield self.rows
+        else:
+            yield from (self.rows[start : start + READ] for start in range(0, len(self.rows), READ))
+
+
+def open_given(detector: Detector, rows: Any) -> Given:
+    """Rows of the kind that `detector` was fitted on.
+
+    Parameters
+    ----------
+    detector : Detector
+    rows : path, pattern, sequence of paths, Source, or rows
+        Columns that the model does not draw are left out. Images are resized as the training images were.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If a file cannot be read or has not all columns.
+    """
+    encoder = image_encoder(detector.encoder_)
+    if not is_path(rows):
+        return Given(rows if encoder is not None or isinstance(rows, Source) else _own(detector, rows), (), encoder)
+    if encoder is not None and holds_pictures(rows):
+        mode: Any = "L" if encoder.shape_[0] == 1 else "RGB"
+        return Given(ImageFolder(rows, size=encoder.size, mode=mode), (str(rows),), encoder)
+    source = open_source(rows)
+    if encoder is None and source.names:
+        source = open_source(rows, known(detector))
+    return Given(source, tuple(map(str, source.files)), encoder)
+
+
+def near_rows(detector: Detector, near: Any) -> Any:
+    """Rows to draw more of, all in memory; as they are, if they are not given by where they are."""
+    if near is None or not is_path(near):
+        return near
+    given = open_given(detector, near)
+    return given.rows if isinstance(given.rows, ImageFolder) else open_source(near).read()
+
+
+def is_table(rows: Any) -> bool:
+    """Whether rows are files with columns."""
+    return is_path(rows) and not holds_pictures(rows) and bool(open_source(rows).names)
+
+
+def holds_pictures(rows: Any) -> bool:
+    """Whether rows are a folder of image files."""
+    return isinstance(rows, str | Path) and Path(rows).is_dir() and bool(find_images(rows))
+
+
+def is_path(rows: Any) -> bool:
+    """Whether rows are given by where they are."""
+    if isinstance(rows, str | Path):
+        return True
+    return isinstance(rows, list | tuple) and bool(rows) and all(isinstance(one, str | Path) for one in rows)
+
+
+def known(detector: Detector) -> list[str]:
+    """The columns that a model of tables draws, by the names they have in files."""
+    columns = Columns(detector)
+    return [f"x{name}" if columns.array else str(name) for name in columns.dtypes if name in columns.known]
+
+
+def picked(chunks: Iterator[Any], n: int, most: int) -> Any:
+    """At most `most` of `n` rows that come in chunks, evenly from first to last."""
+    at = np.arange(n) if n <= most else np.arange(most) * n // most
+    parts, start = [], 0
+    for chunk in chunks:
+        inside = at[(at >= start) & (at < start + len(chunk))] - start
+        parts.append(chunk.iloc[inside] if isinstance(chunk, pd.DataFrame) else chunk[inside])
+        start += len(chunk)
+    if isinstance(parts[0], pd.DataFrame):
+        return pd.concat(parts, ignore_index=True)
+    return np.concatenate(parts)
+
+
+def _own(detector: Detector, rows: Any) -> Any:
+    """Rows of a table in memory without columns that the model does not draw."""
+    frame = to_frame(rows)
+    if frame is None:
+        return np.asarray(rows)
+    named = {str(name): name for name in frame.columns}
+    wanted = known(detector)
+    missing = [name for name in wanted if name not in named]
+    if missing:
+        raise ValueError(f"the rows have no column {missing[0]!r}, which the model draws; they have {list(named)[:10]}")
+    return frame[[named[name] for name in wanted]]
