@@ -228,15 +228,41 @@ class TestConditions:
             draw(detector, 5, near=X[:5])
 
     def test_a_condition_that_cannot_be_given_is_refused(self) -> None:
-        with pytest.raises(ValueError, match="fitted without condition="):
+        with pytest.raises(ValueError, match="fitted without condition=; name the column, as in"):
             Recipe(flow(), condition="x")
-        with pytest.raises(ValueError, match="MixtureDetector takes no conditions"):
-            Recipe(fitted("MixtureDetector"), condition="x")
+        with pytest.raises(ValueError, match="cannot draw columns given others; keep the rows wanted by Levels"):
+            Recipe(flow(), condition={"c": "x"})
         detector = tiny(condition="c", contamination=0.1).fit(table())
         with pytest.raises(ValueError, match="must be one value"):
             Recipe(detector, condition=["x", "y"])
         with pytest.raises(ValueError, match="which training did not have"):
             Recipe(detector, condition="new")
+
+    @pytest.mark.parametrize("family", [f for f in FAMILIES if hasattr(fitted(f).model_, "sample_given")])
+    def test_models_that_draw_given_columns_take_any(self, family: str) -> None:
+        recipe = Recipe(fitted(family), seed=1, condition={"c": "y", "k": "3", "a": 1 / 3, "t": "2026-01-05"})
+        drawn = whole(recipe, 0, 60, 60)
+        assert equal(whole(recipe, 0, 60, 25), drawn)
+        told = drawn.rows[["c", "k", "a", "t"]].drop_duplicates()
+        assert told.iloc[0].tolist() == ["y", 3, 1 / 3, pd.Timestamp("2026-01-05")]
+        assert (len(told), drawn.rows["m"].nunique() > 20) == (1, True)
+        assert dict(drawn.rows.dtypes) == dict(table().dtypes)
+        for condition, message in (
+            ({"b": 1}, "no column 'b'"),
+            ({"c": "new"}, "had no 'new' in training"),
+            ({"a": None}, "'a' has no value"),
+            ({"t": "soon"}, "no bound"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                Recipe(fitted(family), condition=condition)
+        with pytest.raises(ValueError, match="cannot both be asked for"):
+            Recipe(fitted(family), condition={"c": "y"}, near=table()[:3])
+
+    def test_columns_follow_those_that_are_given(self) -> None:
+        X = np.random.default_rng(0).normal(size=(N, 1)) * [1.0, 2.0]
+        rows = draw(toy("MixtureDetector", contamination=0.1).fit(X), 100, condition={"x0": 2}).rows
+        assert (rows[:, 0] == 2).all()
+        assert rows[:, 1].mean() == pytest.approx(4, abs=0.5)
 
     def test_conditions_of_images_are_drawn_a_tile_at_a_time(self) -> None:
         rng = np.random.default_rng(0)

@@ -14,6 +14,7 @@ from anomgen.augment.band import Band
 from anomgen.augment.columns import is_whole
 from anomgen.augment.constraints import Constraint, settle
 from anomgen.augment.near import Near
+from anomgen.augment.pinned import Pinned
 from anomgen.detector import Detector, fitting
 from anomgen.encode import JointEncoder
 from anomgen.quality import CopyCheck
@@ -44,7 +45,7 @@ class Recipe:
         Of the endless sequence of rows.
     condition : value or mapping of condition to value, optional
         Draw all rows under this condition, where the detector was fitted with conditions; by default, conditions are
-        drawn as often as they occur in training.
+        drawn as often as they occur in training. Models that draw columns given others take a mapping of any columns.
     band : (low, high), "typical", "rare" or None
         Keep rows whose score lies between these quantiles of the training rows' scores:
         see :class:`~anomgen.augment.band.Band`. ``"typical"`` is (0.05, 1), ``"rare"`` is (0.01, 0.05).
@@ -80,6 +81,7 @@ class Recipe:
 
     limits: Band | None = field(init=False, repr=False)
     nearby: Near | None = field(init=False, repr=False)
+    pinned: Pinned | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Check everything, and settle what follows from the detector."""
@@ -88,15 +90,18 @@ class Recipe:
             if not is_whole(value) or not least <= int(value) <= most:
                 raise ValueError(f"{name}={value!r} must be a whole number from {least} to {most:,}")
         self.detector._absorb()
-        if self.condition is not None:
-            _check_condition(self.detector, self.condition)
         settled: dict[str, Any] = {
+            "pinned": _pinned(self.detector, self.condition),
             "limits": None if self.band is None else Band.of(self.detector, self.band),
             "constraints": settle(self.constraints, self.detector),
             "nearby": None
             if self.near is None
             else Near(self.detector, self.near, self.strength, condition=self.condition),
         }
+        if settled["pinned"] is not None and self.near is not None:
+            raise ValueError(
+                "near= and condition= of columns cannot both be asked for; the rows near say what they are"
+            )
         for name, value in settled.items():
             object.__setattr__(self, name, value)
 
@@ -302,6 +307,8 @@ def _raw(recipe: Recipe, block: int, start: int, n: int) -> _Piece:
     """Raw rows ``start .. start + n`` of a block."""
     detector: Any = recipe.detector
     seed = (int(recipe.seed), block)
+    if recipe.pinned is not None:
+        return _Piece(recipe.pinned.sample(n, seed, start), None)
     given = {} if recipe.condition is None else {"condition": recipe.condition}
     encoder, labels = detector.encoder_, None
     if isinstance(encoder, JointEncoder) and encoder.label is not None:
@@ -332,17 +339,22 @@ def _too_few(recipe: Recipe, block: int, kept: int, drawn: Drawn) -> str:
     )
 
 
-def _check_condition(detector: Any, condition: Any) -> None:
-    """One condition for all rows, of a detector that has conditions."""
-    if not hasattr(detector, "sample_conditions"):
-        raise ValueError(
-            f"condition={condition!r}: {type(detector).__name__} takes no conditions; keep the rows that have what is "
-            "wanted by Levels or Range, or fit a flow, VAE or diffusion model with condition="
-        )
+def _pinned(detector: Any, condition: Any) -> Pinned | None:
+    """What draws rows under one condition, unless the detector was fitted with conditions and does so itself."""
+    if condition is None:
+        return None
     values = list(condition.values()) if isinstance(condition, Mapping) else [condition]
     if any(np.ndim(value) for value in values):
         raise ValueError("condition= must be one value, or one for each condition, that all rows are drawn under")
-    detector.sample_conditions(1, (0,), condition=condition)
+    if isinstance(detector.encoder_, JointEncoder):
+        detector.sample_conditions(1, (0,), condition=condition)
+        return None
+    if not isinstance(condition, Mapping):
+        raise ValueError(
+            f"{type(detector).__name__} was fitted without condition=; name the column, as in condition={{'column': "
+            f"{condition!r}}}"
+        )
+    return Pinned(detector, condition)
 
 
 def _rows_in(rows: Any, mask: NDArray[np.bool_]) -> Any:
