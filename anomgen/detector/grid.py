@@ -210,5 +210,5 @@ def _mixed(own: Any, rows: NDArray[np.int64], new: Any) -> Any:
     except (ValueError, TypeError):
         values, own = new, own.astype(new.dtype)
     mixed = own.copy()
-    mixed.iloc[rows] = values.to_numpy() if not hasattr(values.array, "_pa_array") else values.array
+    mixed.iloc[rows] = values.array
     return mixed

@@ -77,8 +77,9 @@ class Repairing:
         back as long as the row stays likely, and numbers moved back as far as they can be. It is a search, which finds
         a near row and not surely the nearest.
 
-        In images, what is hot in :meth:`score_map` turns into what the model reconstructs there, or into a likely image
-        drawn from it; first the hottest pixels only, then more.
+        In images, what is hot in :meth:`score_map` turns into what the model reconstructs there, into a smooth surface
+        between the pixels around it, or into a likely image drawn from the model; first the hottest pixels only, then
+        more.
 
         Parameters
         ----------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -26,8 +27,13 @@ DRAWN = 256
 """Images drawn, of which the likely ones lend pixels."""
 NEAREST = 2
 """Of these, so many that an image may turn into."""
-HEAT = (3.0, 2.0, 1.0, 0.5, 0.0)
-"""Heat above which pixels may change, one after the other; at last all may."""
+HOTTEST, HEAT = (0.7, 0.4), (3.0, 2.0, 1.0, 0.5)
+"""Heat above which pixels may change: as shares of an image's hottest, then as it is; at last all may."""
+ROUNDS = 3
+"""How often what remains hot is changed again."""
+SWEEPS = 100
+MEDIAN_TO_DEVIATION = 1.4826
+"""Standard deviation of normal noise of a median absolute value of 1."""
 HALVINGS = 5
 BLOCK = 64
 """Images repaired at a time."""
@@ -52,22 +58,63 @@ def retouched(detector: Detector, X: Any, bad: NDArray[np.int64], seed: int) -> 
 
 
 def _made_likely(detector: Detector, encoder: ImageEncoder, images: NDArray[Any], likely: Any) -> NDArray[Any]:
-    """Each image changed in the fewest pixels that are enough, by as little as is; as it was where nothing is."""
+    """Each image changed where it is hottest, then elsewhere, by as little as is enough; as it was where nothing is."""
     z = encoder.encode(images, codes=True).z
-    heat = detector.score_map(images)
-    ends = [*_reconstructed(detector, encoder, images), *_nearest(z, likely)]
-    best, done = np.zeros_like(z), np.zeros(len(z), dtype=bool)
-    for level in (*HEAT, None):
-        where = np.ones(heat.shape, dtype=bool) if level is None else maximum_filter(heat > level, size=(1, 3, 3))
-        mask = np.repeat(where[:, None], encoder.shape_[0], axis=1).reshape(len(z), -1)
-        for end in ends:
-            moved = np.where(mask, end - z, 0.0)
-            tried = ~done & moved.any(axis=1)
-            if tried.any():
-                enough = _scores(detector, encoder, images[tried], z[tried], moved[tried]) >= detector.offset_
-                at = np.flatnonzero(tried)[enough]
-                best[at], done[at] = moved[at], True
-    return _blend(encoder, images, z, _least(detector, encoder, images, z, best, done))
+    current, done = z.copy(), np.zeros(len(z), dtype=bool)
+    for _ in range(ROUNDS):
+        left = np.flatnonzero(~done)
+        if not len(left):
+            break
+        found, scores = _step(detector, encoder, images[left], z[left], current[left], likely)
+        current[left], done[left] = found, scores >= detector.offset_
+    moved = np.where(done[:, None], current - z, 0.0)
+    return _blend(encoder, images, z, _least(detector, encoder, images, z, moved, done))
+
+
+def _step(
+    detector: Detector, encoder: ImageEncoder, images: NDArray[Any], z: Any, current: Any, likely: Any
+) -> tuple[NDArray[Any], Array]:
+    """Images, as they are now in model space, changed in the least part that is enough; else as helps most."""
+    now = _blend(encoder, images, z, current - z)
+    heat = detector.score_map(now)
+    ends = [*_reconstructed(detector, encoder, now), *_nearest(current, likely)]
+    best, scores = current.copy(), detector.score_samples(now)
+    for where in _parts(heat):
+        left = np.flatnonzero(scores < detector.offset_)
+        if not len(left):
+            break
+        mask = np.repeat(where[left, None], encoder.shape_[0], axis=1).reshape(len(left), -1)
+        some = [*(end[left] for end in ends), *_spread(current[left], where[left], encoder.shape_)]
+        tried = np.stack([np.where(mask, end, current[left]) for end in some])
+        found = np.reshape(
+            _scores(
+                detector,
+                encoder,
+                np.tile(images[left], (len(some), *(1,) * (images.ndim - 1))),
+                np.tile(z[left], (len(some), 1)),
+                (tried - z[left]).reshape(-1, z.shape[1]),
+            ),
+            tried.shape[:2],
+        )
+        # Of those that are enough the one that moves least, else the likeliest.
+        way = np.square(tried - current[left]).sum(2)
+        chosen = np.where(found >= detector.offset_, 1.0 / (1.0 + way), -np.inf).argmax(0)
+        chosen = np.where((found >= detector.offset_).any(0), chosen, found.argmax(0))
+        at = np.arange(len(left))
+        better = found[chosen, at] > scores[left]
+        best[left[better]] = tried[chosen, at][better]
+        scores[left[better]] = found[chosen, at][better]
+    return best, scores
+
+
+def _parts(heat: NDArray[Any]) -> Iterator[Flags]:
+    """Growing parts of images: what is hot beside the hottest pixel, what is hot beside those of normal images, all."""
+    most = heat.max(axis=(1, 2), keepdims=True)
+    for share in HOTTEST:
+        yield heat > share * most
+    for level in (*(share * most for share in HOTTEST), *HEAT):
+        yield maximum_filter(heat > level, size=(1, 3, 3))
+    yield np.ones(heat.shape, dtype=bool)
 
 
 def _least(
@@ -113,6 +160,30 @@ def _reconstructed(detector: Detector, encoder: ImageEncoder, images: NDArray[An
         z = runtime.map_rows(reconstruct, (torch.from_numpy(np.clip(z, -1.0, 1.0)),), device=device, height=height)
         found.append(np.clip(z, -1.0, 1.0))
     return found
+
+
+def _spread(z: Any, where: Flags, shape: tuple[int, int, int]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Images with the pixels `where` as smooth as they can be given the others; and as grainy as the others are."""
+    some = where & ~where.all(axis=(1, 2), keepdims=True)
+    hidden = np.broadcast_to(some[:, None], (len(z), *shape))
+    found = z.reshape(hidden.shape)
+    count = np.maximum((~hidden).sum((2, 3), keepdims=True), 1)
+    found = np.where(hidden, np.where(hidden, 0.0, found).sum((2, 3), keepdims=True) / count, found)
+    for _ in range(SWEEPS):
+        found = np.where(hidden, _around(found), found)
+    # The difference of a pixel's noise from the mean of four others has 5/4 of its variance.
+    rest = np.nanmedian(np.where(hidden, np.nan, np.abs(found - _around(found))), axis=(2, 3), keepdims=True)
+    grain = rest * MEDIAN_TO_DEVIATION / 1.25**0.5
+    noise = np.random.default_rng(0).normal(size=shape)
+    grainy = np.clip(np.where(hidden, found + grain * noise, found), -1.0, 1.0)
+    return found.reshape(z.shape).astype(z.dtype), grainy.reshape(z.shape).astype(z.dtype)
+
+
+def _around(found: Array) -> Array:
+    """Mean of the four neighbours of every pixel."""
+    edged = np.pad(found, ((0, 0), (0, 0), (1, 1), (1, 1)), mode="edge")
+    beside = edged[:, :, 1:-1, :-2] + edged[:, :, 1:-1, 2:]
+    return np.asarray(0.25 * (beside + edged[:, :, :-2, 1:-1] + edged[:, :, 2:, 1:-1]))
 
 
 def _nearest(z: Any, likely: Any) -> list[NDArray[Any]]:
