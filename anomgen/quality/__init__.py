@@ -2,7 +2,9 @@
 
 from anomgen.quality.classifiers import Auroc, Transfer, membership, transfer, two_sample_auroc
 from anomgen.quality.copies import CopyCheck
+from anomgen.quality.measure import quality_report
 from anomgen.quality.neighbours import ClosestRecords, Prdc, closest_records, prdc
+from anomgen.quality.report import QualityReport
 from anomgen.quality.shapes import ColumnShape, PairTrends, column_shapes, pair_trends
 
 __all__ = [
@@ -12,12 +14,14 @@ __all__ = [
     "CopyCheck",
     "PairTrends",
     "Prdc",
+    "QualityReport",
     "Transfer",
     "closest_records",
     "column_shapes",
     "membership",
     "pair_trends",
     "prdc",
+    "quality_report",
     "transfer",
     "two_sample_auroc",
 ]

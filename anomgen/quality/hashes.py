@@ -49,10 +49,10 @@ def pieces(rows: Any) -> Iterator[Any]:
     """Rows in frames and arrays: a table or images as they are, a source in pieces, what comes in chunks one by one."""
     if isinstance(rows, Labelled):
         yield from pieces(rows.images)
-    elif callable(getattr(rows, "chunks", None)):
-        yield from rows.chunks()
     elif is_source(rows):
         yield from (rows[start : start + READ] for start in range(0, len(rows), READ))
+    elif callable(getattr(rows, "chunks", None)):
+        yield from rows.chunks()
     elif hasattr(rows, "__next__"):
         yield from rows
     else:
