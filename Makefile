@@ -38,6 +38,7 @@ bench: $(VENV)/.installed-bench ## the figures of speed, accuracy and jobs, next
 	$(BIN)/python pipelines/benchmark_speed.py
 	$(BIN)/python pipelines/benchmark_batch.py --data $(DATA)
 	$(BIN)/python pipelines/benchmark_tables.py --data $(DATA) --out tables.csv
+	$(BIN)/python pipelines/benchmark_augment.py --data $(DATA) --out augment.csv
 
 docs: $(VENV)/.installed-docs ## the HTML documentation, in docs/_build/html
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html

@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from anomgen import AutoregressiveDetector, FlowDetector, runtime
+from anomgen import AutoregressiveDetector, FlowDetector, augment, runtime
 from anomgen.detector import Detector
 
 
@@ -34,7 +34,7 @@ class Generator(Protocol):
 
 @dataclass
 class Ours:
-    """One of our detectors, its rows as they are drawn: no band, no constraint, no refused copy."""
+    """One of our detectors, drawn from without band, constraint or refused copies."""
 
     make: Callable[..., Detector]
     options: dict[str, Any] = field(default_factory=dict)
@@ -48,7 +48,7 @@ class Ours:
         self.detector = self.make(**self.options, **fixed).fit(rows)
 
     def sample(self, n: int, seed: int) -> pd.DataFrame:
-        return self.detector.sample(n, random_state=seed)
+        return augment.draw(self.detector, n, seed=seed).rows
 
 
 class Themselves:
@@ -108,7 +108,8 @@ class Plain:
         for name, dtype in self.dtypes.items():
             column = rows[name]
             if name in self.range:
-                numbers = column.astype(float).round(self.decimals[name]).clip(*self.range[name])
+                places, numbers = self.decimals[name], column.astype(float)
+                numbers = (numbers if places is None else numbers.round(places)).clip(*self.range[name])
                 column = numbers.round().astype("int64") if dtype.kind in "iuM" else numbers
             elif pd.api.types.is_bool_dtype(dtype):
                 column = column.astype(str) == "True"
@@ -128,9 +129,9 @@ def levels(column: pd.Series) -> NDArray[Any]:
     return column.astype(object).where(column.notna(), MISSING).astype(str).to_numpy(object)
 
 
-def decimals(values: NDArray[np.float64]) -> int:
-    """The fewest decimals, up to 14, that all of these numbers have."""
-    return next((k for k in range(14) if np.array_equal(np.round(values, k), values)), 14)
+def decimals(values: NDArray[np.float64]) -> int | None:
+    """The fewest decimals, up to 13, that all of these numbers have; None where some have more."""
+    return next((k for k in range(14) if np.array_equal(np.round(values, k), values)), None)
 
 
 class Peer(ABC):
@@ -233,12 +234,15 @@ class EmpiricalCopula(Peer):
 
     def learn(self, rows: pd.DataFrame, seed: int) -> None:
         from statsmodels.distributions.copula.api import GaussianCopula
+        from statsmodels.stats.correlation_tools import corr_clipped
 
         self.intervals = Intervals(rows, self.plain.discrete)
         numbers = self.intervals.encode(rows, seed)
         self.sorted = numbers.apply(lambda column: np.sort(column.to_numpy()))
         size = numbers.shape[1]
-        self.model = GaussianCopula(GaussianCopula(k_dim=size).fit_corr_param(numbers.to_numpy()), k_dim=size)
+        # Correlations found pair by pair need not be those of any rows.
+        pairs = GaussianCopula(k_dim=size).fit_corr_param(numbers.to_numpy())
+        self.model = GaussianCopula(corr_clipped(pairs, threshold=1e-6), k_dim=size)
 
     def draw(self, n: int, seed: int) -> pd.DataFrame:
         places = np.minimum((self.model.rvs(n, rng=seed) * len(self.sorted)).astype(int), len(self.sorted) - 1)
