@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
+from pathlib import Path
+from types import ModuleType
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -156,3 +161,45 @@ def test_it_helps_in_a_pipeline(rare):
     assert model.get_params()["generativeoversampler__strength"] == 0.4
     with_it, without = (cross_val_score(m, *rare, scoring="average_precision", cv=2).mean() for m in (model, plain))
     assert with_it > without
+
+
+# ---------------------------------------------------------------------- the benchmark
+
+
+@pytest.fixture(scope="module")
+def bench() -> ModuleType:
+    sys.path.insert(0, str(Path(__file__).parents[1] / "pipelines"))
+    found = importlib.import_module("oversampling")
+    sys.path.pop(0)
+    return found
+
+
+@pytest.mark.parametrize(("rare", "labelled"), [(15, 7), (100, 20)])
+def test_the_benchmark_trains_on_few_anomalies_and_tests_on_other_rows(bench, rare, labelled):
+    y = np.repeat([0, 1], [30_000, rare])
+    train, test = bench.split(y, seed=0)
+    assert not np.intersect1d(train, test).size
+    assert y[train].sum() == labelled
+    assert (y[train][:labelled] == 1).all()
+    assert len(train) == 5_000 + labelled
+    assert abs(len(test) - 20_000) < 10
+    assert np.array_equal(train, bench.split(y, seed=0)[0])
+    assert not np.array_equal(train, bench.split(y, seed=1)[0])
+
+
+def test_the_benchmark_measures_every_method_on_the_same_rows(bench, rare):
+    X, y = rare
+    found = pd.DataFrame(bench.measure("clusters", X, y, seed=0))
+    assert list(found["method"]) == list(bench.METHODS)
+    assert found["ap"].between(0, 1).all()
+    told = bench.summary(found)
+    lead = found.set_index("method")["ap"].rsub(float(found["ap"].iloc[-1]))
+    assert np.allclose(told["ours ahead by"], lead[list(bench.METHODS)])
+
+
+def test_the_benchmark_leaves_rows_as_they_are_only_for_adasyn(bench):
+    X, y = np.r_[np.zeros((50, 2)), np.ones((10, 2))], np.repeat([0, 1], [50, 10])
+    sampler = bench.samplers(10, 0)["ADASYN"]
+    assert bench.resampled(sampler, X, y)[0] is X
+    with pytest.raises(ValueError, match="nothing to learn from"):
+        bench.resampled(GenerativeOverSampler(), np.zeros((60, 2)), y)
