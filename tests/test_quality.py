@@ -183,3 +183,18 @@ def test_tables_that_cannot_be_compared(
     _, held_out, more = payments
     with pytest.raises(ValueError, match=message):
         column_shapes(change(more), held_out)
+
+
+def test_rare_levels_of_many_do_not_give_rows_away() -> None:
+    rng = np.random.default_rng(8)
+    rows = pd.DataFrame({"shop": rng.zipf(1.3, 3000).astype(str), "x": rng.normal(size=3000)})
+    found = two_sample_auroc(rows[:1500], rows[1500:])
+    assert found.low < 0.5 < found.high + 0.02
+
+
+def test_pairs_of_wide_tables_are_compared_in_part() -> None:
+    wide = np.random.default_rng(9).integers(0, 2, size=(50, 130))
+    found = pair_trends(wide, wide)
+    assert found.alike.shape == (100, 100)
+    assert found.names[0] == "x0"
+    assert found.names[-1] == "x129"

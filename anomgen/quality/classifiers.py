@@ -103,15 +103,17 @@ def two_sample_auroc(
     DeLong, DeLong, Clarke-Pearson (1988), Biometrics 44, 837.
     """
     real, synthetic = some(real, max_rows, seed), some(synthetic, max_rows, seed + 1)
-    layout = Layout.of(real, others=[synthetic])
-    return told_apart(layout, layout.read(synthetic), layout.read(real), seed, folds)
+    return told_apart(synthetic, real, seed, folds)
 
 
-def told_apart(layout: Layout, synthetic: Array, real: Array, seed: int = 0, folds: int = FOLDS) -> Auroc:
-    """As :func:`two_sample_auroc`, of tables that have been read."""
+def told_apart(synthetic: Any, real: Any, seed: int = 0, folds: int = FOLDS) -> Auroc:
+    """As :func:`two_sample_auroc`, of all rows that are given."""
     from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.model_selection import StratifiedKFold
 
+    # Levels are those of both: by those of one alone the other would be told, where levels are many and each is rare.
+    layout = Layout.of(real, synthetic)
+    synthetic, real = layout.read(synthetic), layout.read(real)
     n = min(len(synthetic), len(real))
     if n < 2 * folds:
         raise ValueError(f"{n} rows are too few for a two-sample test in {folds} folds")

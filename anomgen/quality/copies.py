@@ -24,7 +24,8 @@ class CopyCheck:
     """Tell rows that are exact copies of training rows.
 
     Rows are compared by hashes of 64 bits of the values in their columns, by name: 1, 1.0 and a category of 1 are
-    equal, and so are a text and a category of it, or one moment in two units. Images are compared pixel by pixel.
+    equal, and so are a text and a category of it, or one moment in two units. Numbers are compared in double precision:
+    0.1 in single precision is another number. Images are compared pixel by pixel.
 
     This is a check for copies. It does not show that nothing about single training rows can be inferred from others.
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
 from anomgen.quality.hashes import columns_of
 from anomgen.quality.report import QualityReport
 from anomgen.quality.tables import size_of
@@ -69,6 +71,8 @@ def _columns(report: QualityReport, tables: Mapping[str, Any]) -> Iterator[str]:
         left = [name for name in names if name not in report.shapes]
         if left:
             yield f"Columns that not all tables have were not compared: {_few(left)}."
+        if len(report.pairs.names) < len(report.shapes):
+            yield f"Pairs were compared among {len(report.pairs.names)} of {len(report.shapes)} columns."
         worst = sorted((shape.alike, name) for name, shape in report.shapes.items() if shape.alike < ALIKE)
         if worst:
             told = _few([f"{name} ({alike:.2f})" for alike, name in worst])
@@ -83,13 +87,21 @@ def _findings(report: QualityReport) -> Iterator[str]:
             f"{report.closest.nearer:.1%} of the synthetic rows are nearer to a training row than 99 % of the held-out "
             "rows: near copies."
         )
-    if report.copies is not None and report.copies.share > report.copies.held_out:
+    if report.copies is not None and report.copies.share > report.copies.held_out + _chance(report):
         yield (
             f"{report.copies.share:.2%} of the synthetic rows equal a training row, "
             f"and {report.copies.held_out:.2%} of the held-out ones."
         )
     if report.membership is not None and report.membership.low > KNOWN:
         yield f"The model scores training rows higher than others (AUROC {report.membership.value:.2f})."
+
+
+def _chance(report: QualityReport) -> float:
+    """By how much more synthetic than held-out rows may match by chance: two standard errors, or nothing."""
+    if report.copies is None or not report.copies.discrete:
+        return 0.0
+    share = report.copies.held_out
+    return float(2.0 * np.sqrt(share * (1 - share) * (1 / report.rows["synthetic"] + 1 / report.rows["held_out"])))
 
 
 def _few(names: list[str]) -> str:

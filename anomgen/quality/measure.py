@@ -84,7 +84,8 @@ def quality_report(
     report = QualityReport(
         kind="image" if pictures else "tabular",
         rows=sizes,
-        **_measured(layout, read, seed),
+        **_measured(layout, read),
+        two_sample=told_apart(tables["synthetic"], tables["held_out"], seed),
         transfer=()
         if pictures and target is None
         else taught(layout, *_three(read, max_rows), target=target, seed=seed),
@@ -107,7 +108,7 @@ def _three(read: dict[str, Array], most: int) -> tuple[Array, Array, Array | Non
     return read["synthetic"], read["held_out"], None if train is None else _thinned(train, most)
 
 
-def _measured(layout: Layout, read: dict[str, Array], seed: int) -> dict[str, Any]:
+def _measured(layout: Layout, read: dict[str, Array]) -> dict[str, Any]:
     """What is said of all columns, for the report."""
     synthetic, held_out, train = read["synthetic"], read["held_out"], read.get("train")
     places = Places.of(layout, held_out if train is None else train)
@@ -117,7 +118,6 @@ def _measured(layout: Layout, read: dict[str, Array], seed: int) -> dict[str, An
         "shapes": shapes_of(layout, synthetic, held_out),
         "pairs": pairs_of(layout, synthetic, held_out),
         "reference": None if train is None else _reference(layout, _thinned(train, len(synthetic)), held_out),
-        "two_sample": told_apart(layout, synthetic, held_out, seed),
         "neighbours": balls(_thinned(drawn, MAX_BALLS), _thinned(others, MAX_BALLS)),
         "closest": None if train is None else nearness(drawn, located["train"], others),
     }

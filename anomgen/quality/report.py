@@ -12,6 +12,7 @@ from anomgen.quality.neighbours import ClosestRecords, Prdc
 from anomgen.quality.shapes import ColumnShape, PairTrends
 from anomgen.quality.tables import Array
 
+FAR = 1e300
 QUANTILES = np.linspace(0.0, 1.0, 101)
 """Of scores and distances, what a report in JSON tells."""
 
@@ -139,8 +140,8 @@ def _told(figures: Any) -> dict[str, float] | None:
 
 
 def _plain(figures: dict[str, Any]) -> dict[str, Any]:
-    """Arrays as their quantiles."""
+    """Arrays as their quantiles; JSON has no infinity."""
     return {
-        name: np.quantile(value, QUANTILES, method="nearest").tolist() if isinstance(value, np.ndarray) else value
+        name: np.quantile(np.clip(value, -FAR, FAR), QUANTILES).tolist() if isinstance(value, np.ndarray) else value
         for name, value in figures.items()
     }

@@ -12,6 +12,8 @@ from scipy.stats import rankdata
 
 from anomgen.quality.tables import Array, Column, Layout
 
+MAX_COLUMNS = 100
+"""Columns at most whose pairs are compared, evenly spread."""
 BINS = 10
 """Intervals of equally many real values by which a number is compared with a column of levels."""
 
@@ -42,6 +44,7 @@ class PairTrends:
     Parameters
     ----------
     names : tuple of str
+        The columns, of more than 100 so many evenly spread.
     alike : ndarray of shape (d, d)
         One minus half the difference of the rank correlations of two numbers; one minus the total variation distance of
         the contingency tables of other pairs, where numbers are cut into ten intervals. 1 on the diagonal.
@@ -106,7 +109,9 @@ def shapes_of(layout: Layout, synthetic: Array, real: Array) -> dict[str, Column
 
 def pairs_of(layout: Layout, synthetic: Array, real: Array) -> PairTrends:
     """As :func:`pair_trends`, of tables that have been read."""
-    d = len(layout.columns)
+    kept = np.unique(np.linspace(0, len(layout.columns) - 1, MAX_COLUMNS).astype(np.int64))
+    layout, synthetic, real = Layout(tuple(layout.columns[j] for j in kept)), synthetic[:, kept], real[:, kept]
+    d = len(kept)
     discrete = layout.discrete
     alike = 1.0 - 0.5 * np.abs(_rank_correlation(synthetic) - _rank_correlation(real))
     cells = [_binned(column, synthetic[:, j], real[:, j]) for j, column in enumerate(layout.columns)]
