@@ -90,7 +90,6 @@ def test_types_are_those_of_the_training_file(detector: MixtureDetector, table: 
         assert drawn.schema.field(name).type == table.schema.field(name).type, name
     assert 0.02 < drawn["weight"].null_count / 500 < 0.25
     assert set(drawn["city"].to_pylist()) <= {"Ghent", "Lyon", "Turin"}
-    pq.ParquetFile(out).close()
     again = data.read_table(out)
     assert np.isfinite(detector.score_samples(again[list(detector.feature_names_in_)])).all()
 
@@ -143,6 +142,26 @@ def test_one_file(plain: MixtureDetector, numbers: np.ndarray, tmp_path: Path, e
     assert json.loads((tmp_path / "below" / "drawn.card.json").read_text())["facts"]["rows"] == 250
     with pytest.raises(FileExistsError, match="ask to overwrite"):
         export(plain, 250, out, train=numbers)
+
+
+def test_files_may_hold_more_columns_than_the_model_draws(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {"id": [f"c{i}" for i in range(300)], "a": rng.normal(size=300), "k": rng.choice(["u", "v"], 300)}
+    )
+    frame.assign(fraud=0)[["fraud", *frame]].to_csv(tmp_path / "train.csv", index=False)
+    frame.assign(fraud=1)[:8].to_csv(tmp_path / "near.csv", index=False)
+    detector = MixtureDetector(exclude=("id",), **SMALL).fit(
+        data.read_table(tmp_path / "train.csv").drop(columns="fraud")
+    )
+    out = tmp_path / "out"
+    summary = export(detector, 60, out, train=tmp_path / "train.csv", near=tmp_path / "near.csv", format="csv")
+    assert summary.left_out == ("fraud",)
+    drawn = data.read_table(out / "data")
+    assert list(drawn.columns) == ["id", "a", "k", "synthetic", "seed", "model_id"]
+    assert drawn["id"].isna().all()
+    with pytest.raises(ModelMismatch, match="its option near was"):
+        export(detector, 60, out, train=tmp_path / "train.csv", format="csv")
 
 
 def test_copies_are_refused_and_counted(tmp_path: Path) -> None:
@@ -226,3 +245,24 @@ def test_another_recipe_is_told(plain: MixtureDetector, numbers: np.ndarray, tmp
     replaced = export(other, 10, tmp_path / "out", train=numbers, overwrite=True)
     assert (replaced.rows, replaced.resumed) == (10, 0)
     assert export(other, 10, tmp_path / "out", train=numbers).complete_before
+
+
+def test_what_is_measured_is_in_the_card(plain: MixtureDetector, numbers: np.ndarray, tmp_path: Path) -> None:
+    np.savez(tmp_path / "held.npz", X=numbers[:150])
+    given = {"train": numbers[150:], "held_out": tmp_path / "held.npz"}
+    out = tmp_path / "out"
+    before = export(plain, 600, out, **given)
+    assert (before.metrics, (out / "plots").exists()) == ({}, False)
+    parts = {path.name: path.read_bytes() for path in (out / "data").iterdir()}
+    summary = export(plain, 600, out, **given, evaluate=True, target="x0")
+    assert summary.complete_before
+    assert 0.8 < summary.metrics["column_shapes"] <= 1
+    told = json.loads((out / "report.json").read_text())
+    assert told["report"]["rows"] == {"synthetic": 600, "held_out": 150, "train": 250}
+    assert told["facts"]["held_out"]["files"] == [str(tmp_path / "held.npz")]
+    assert {path.name: path.read_bytes() for path in (out / "data").iterdir()} == parts
+    assert (out / "plots" / "scores.png").is_file()
+    assert (out / "_SUCCESS").exists()
+    # The card keeps what was measured when the same job is started again.
+    export(plain, 600, out, **given)
+    assert json.loads((out / "report.json").read_text()) == told

@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from anomgen.augment.draw import Recipe
 from anomgen.augment.formats import Format
-from anomgen.augment.given import Given
+from anomgen.augment.given import Given, as_drawn, drawn_columns
 from anomgen.augment.plots import Samples
 from anomgen.augment.shards import Shard
 from anomgen.encode import image_encoder
-
-if TYPE_CHECKING:
-    from anomgen.quality import QualityReport
+from anomgen.quality import QualityReport, quality_report
 
 MEASURED = 20_000
 """Rows that are measured at most, of each kind."""
@@ -49,17 +47,20 @@ class Evidence:
 
     def measured(self, target: str | None) -> tuple[QualityReport, Samples]:
         """The quality of the rows, and what pictures show of them."""
-        from anomgen.quality import quality_report
-
         detector = self.recipe.detector
-        synthetic, shown = self.spread(MEASURED), self._given(MEASURED)
+        rows = {"synthetic": self.spread(MEASURED), **self._given(MEASURED)}
+        scores = {name: detector.score_samples(as_drawn(detector, some)) for name, some in rows.items()}
         images = image_encoder(detector.encoder_) is not None
-        # Copies are looked for among all training rows, of which tables are read in pieces.
-        train = shown.get("train") if images else self.train
         report = quality_report(
-            synthetic, shown["held_out"], train=train, target=target, detector=detector, seed=int(self.recipe.seed)
+            rows["synthetic"],
+            rows["held_out"],
+            # Copies are looked for among all training rows, of which tables are read in pieces.
+            train=rows.get("train") if images else self.train,
+            target=target,
+            scores=scores,
+            seed=int(self.recipe.seed),
         )
-        return report, self._samples({"synthetic": synthetic, **shown}, dict(report.scores))
+        return report, self._samples(rows, scores)
 
     def pictures(self) -> Samples | None:
         """What pictures show where nothing is measured: images."""
@@ -75,7 +76,7 @@ class Evidence:
         for shard in self.plan:
             inside = at[(at >= shard.start) & (at < shard.stop)] - shard.start
             if len(inside):
-                parts.append(self.form.read(self.folder / shard.name, inside))
+                parts.append(drawn_columns(self.recipe.detector, self.form.read(self.folder / shard.name, inside)))
         if isinstance(parts[0], pd.DataFrame):
             return pd.concat(parts, ignore_index=True)
         return np.concatenate(parts)

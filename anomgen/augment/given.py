@@ -81,7 +81,9 @@ def open_given(detector: Detector, rows: Any) -> Given:
     """
     encoder = image_encoder(detector.encoder_)
     if not is_path(rows):
-        return Given(rows if encoder is not None or isinstance(rows, Source) else _own(detector, rows), (), encoder)
+        return Given(
+            rows if encoder is not None or isinstance(rows, Source) else drawn_columns(detector, rows), (), encoder
+        )
     if encoder is not None and holds_pictures(rows):
         mode: Any = "L" if encoder.shape_[0] == 1 else "RGB"
         return Given(ImageFolder(rows, size=encoder.size, mode=mode), (str(rows),), encoder)
@@ -96,7 +98,16 @@ def near_rows(detector: Detector, near: Any) -> Any:
     if near is None or not is_path(near):
         return near
     given = open_given(detector, near)
-    return given.rows if isinstance(given.rows, ImageFolder) else open_source(near).read()
+    return as_drawn(detector, given.rows.read() if isinstance(given.rows, Source) else given.rows)
+
+
+def as_drawn(detector: Detector, rows: Any) -> Any:
+    """Rows with all columns of the training rows, where they lack those that the model was told to leave out."""
+    if not isinstance(rows, pd.DataFrame):
+        return rows
+    names = detector.encoder_.names_
+    lacking = {name: pd.Series(pd.NA, rows.index, dtype=object) for name in names if name not in rows.columns}
+    return rows.assign(**lacking)[names]
 
 
 def is_table(rows: Any) -> bool:
@@ -135,7 +146,7 @@ def picked(chunks: Iterator[Any], n: int, most: int) -> Any:
     return np.concatenate(parts)
 
 
-def _own(detector: Detector, rows: Any) -> Any:
+def drawn_columns(detector: Detector, rows: Any) -> Any:
     """Rows of a table in memory without columns that the model does not draw."""
     frame = to_frame(rows)
     if frame is None:
