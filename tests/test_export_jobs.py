@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from anomgen import MixtureDetector
-from anomgen.augment import ExportSummary, Interrupted, Range, export
+from anomgen import FlowDetector, MixtureDetector
+from anomgen.augment import ExportSummary, Interrupted, Range, Recipe, draw_chunks, export
 from tests.test_resume import run_and_kill, tree
 
 BLOCK = 16_384
@@ -59,6 +60,18 @@ def run(job: dict[str, Any], out: Path, **more: Any) -> ExportSummary:
 def test_threads_and_larger_parts_change_no_row(job: dict[str, Any], whole: Path, tmp_path: Path, workers: int) -> None:
     run(job, tmp_path / "out", workers=workers)
     assert tree(tmp_path / "out") == tree(whole)
+
+
+def test_threads_that_draw_from_a_network_do_not_disturb_each_other(tmp_path: Path) -> None:
+    X = np.random.default_rng(0).normal(size=(300, 3))
+    flow = FlowDetector(hidden=(8,), max_epochs=2, contamination=0.1, random_state=0).fit(X)
+    for workers in (1, 4):
+        options: dict[str, Any] = {"workers": workers, "band": "typical", "allow_copies": True, "part_rows": BLOCK}
+        export(flow, 2 * BLOCK + 100, tmp_path / str(workers), **options)
+    assert tree(tmp_path / "1") == tree(tmp_path / "4")
+    last = pd.read_parquet(sorted((tmp_path / "4" / "data").iterdir())[-1])
+    drawn = next(draw_chunks(Recipe(flow, band="typical"), 2 * BLOCK, 2 * BLOCK + 100))
+    np.testing.assert_array_equal(last[["x0", "x1", "x2"]].to_numpy(), drawn.rows)
 
 
 def test_an_export_that_is_killed_goes_on(job: dict[str, Any], whole: Path, tmp_path: Path, full: bool) -> None:
