@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import decimal
 import importlib
 import sys
 from pathlib import Path
@@ -101,6 +103,29 @@ def test_frames_of_every_kind_come_back_as_they_were(mixed):
         assert bool(new[name].isna().any()) <= bool(frame[name].isna().any()), name
         if frame[name].nunique() < 10:
             assert set(new[name].dropna()) <= set(frame[name].dropna()), name
+
+
+def test_cells_that_are_objects_come_back_as_objects():
+    rng = np.random.default_rng(0)
+    days = [datetime.date(2024, 1, 1) + datetime.timedelta(days=int(i)) for i in rng.integers(300, size=100)]
+    cents = [decimal.Decimal(int(i)) / 100 for i in rng.integers(1000, size=100)]
+    frame = pd.DataFrame({"day": days, "price": cents, "none": [None] * 100, "mixed": [1, "a"] * 50}, dtype=object)
+    y = np.arange(100) % 7 == 0
+    more, _ = GenerativeOverSampler(random_state=0).fit_resample(frame, y)
+    new = more.iloc[100:]
+    assert {type(value) for value in new["day"]} == {datetime.date}
+    assert {type(value) for value in new["price"]} == {decimal.Decimal}
+    assert new["none"].isna().all()
+    assert set(new["mixed"]) == {1, "a"}
+    array, _ = GenerativeOverSampler(random_state=0).fit_resample(frame[["price", "mixed"]].to_numpy(), y)
+    assert array.dtype == object
+    assert set(array[100:, 1]) == {1, "a"}
+
+
+def test_other_frames_are_sent_back(rare):
+    polars = pytest.importorskip("polars")
+    with pytest.raises(TypeError, match=r"X is a polars.* give X.to_pandas\(\)"):
+        GenerativeOverSampler().fit_resample(polars.DataFrame(rare[0]), rare[1])
 
 
 def test_whole_numbers_stay_whole_in_arrays_and_their_type():

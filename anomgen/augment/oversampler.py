@@ -129,6 +129,8 @@ class GenerativeOverSampler(BaseOverSampler):  # type: ignore[misc]
 
     def _check_X_y(self, X: Any, y: Any) -> tuple[Any, Any, bool]:
         """As the base class, but frames, text and missing values pass."""
+        if hasattr(X, "to_pandas"):
+            raise TypeError(f"X is a {type(X).__module__} table, and new rows come as pandas: give X.to_pandas()")
         y, one_hot = check_target_type(y, indicate_one_vs_all=True)
         X = _check_X(X)
         validate_data(self, X=X, y=y, reset=True, skip_check_array=True)

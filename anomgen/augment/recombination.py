@@ -19,6 +19,9 @@ Integers = NDArray[np.int64]
 NOISE = 0.2
 """Noise on numbers, in standard deviations of their class, of strength 1."""
 
+TEXT = ("string", "mixed", "mixed-integer")
+"""What pandas calls columns of text, or of text and numbers."""
+
 
 class EncodedTable:
     """Rows of any container beside their coordinates in the space of the table encoder, and the way back.
@@ -49,10 +52,10 @@ class EncodedTable:
         self._given = X
         self.rows = _dense(X)
         frame = self.rows if isinstance(self.rows, pd.DataFrame) else pd.DataFrame()
-        text = [name for name, dtype in frame.dtypes.items() if pd.api.types.is_string_dtype(dtype)]
+        found = {name: pd.api.types.infer_dtype(column) for name, column in frame.items()}
         empty = [name for name in frame.columns if frame[name].isna().all()]
-        kinds = {name: "categorical" for name in text if name not in empty}
-        self._encoder = TableEncoder(kinds, empty).fit(self.rows)
+        levels = {name: "categorical" for name, kind in found.items() if kind in TEXT and name not in empty}
+        self._encoder = TableEncoder(levels, empty).fit(self.rows)
         self.values = self._encoder.read(self.rows)
         self.z = self.encode(self.rows)
         coordinates = self._encoder.coordinates_
