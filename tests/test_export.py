@@ -212,6 +212,8 @@ def test_what_is_refused_before_a_row_is_drawn(
         export(plain, 10, tmp_path / "a", evaluate=True, **given)
     with pytest.raises(ValueError, match="target='x0' is what evaluate= measures by"):
         export(plain, 10, tmp_path / "a", target="x0", **given)
+    with pytest.raises(ValueError, match="no column 'x7'; did you mean 'x"):
+        export(plain, 10, tmp_path / "a", target="x7", evaluate=True, held_out=numbers, **given)
     frame = pd.DataFrame(numbers, columns=["a", "b", "seed"])
     with pytest.raises(ValueError, match="the rows have a column 'seed'"):
         export(MixtureDetector(**SMALL).fit(frame), 10, tmp_path / "a", **given)

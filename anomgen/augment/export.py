@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from anomgen.augment.columns import Columns
 from anomgen.augment.constraints import Constraint
 from anomgen.augment.draw import Recipe
 from anomgen.augment.formats import FORMATS, Format, Npz, Pictures, Tables
@@ -125,6 +126,9 @@ def export(
     """
     detector = detector if isinstance(detector, Detector) else load(detector)
     _check_options(rows, train, held_out, allow_copies, evaluate, target)
+    if target is not None and detector.encoder_.container_ != "images":
+        # Told now, and not when all is drawn.
+        Columns(detector).find(target)
     identity = state.identity(detector)
     place = Path(out)
     marks = {"synthetic": True, "seed": int(seed), "model_id": identity["sha256"][:16]}
