@@ -351,12 +351,12 @@ def test_the_command_line_from_a_folder_to_a_folder(
     assert "3 of 23" in told
     assert str(tmp_path / "out" / "_quarantine") in told
     assert len(ImageFolder(tmp_path / "maps")) == 20
-    assert run("sample", tmp_path / "model", "-n", 3, "--out", tmp_path / "drawn") == 0
+    assert run("sample", tmp_path / "model", "-n", 3, "--out", tmp_path / "drawn", "--allow-copies") == 0
     assert "3 grey 6 x 7 images" in capsys.readouterr().out
-    assert ImageFolder(tmp_path / "drawn").shape == (3, *SIDES)
-    assert run("sample", tmp_path / "model", "-n", 3, "--out", tmp_path / "drawn.npz") == 0
+    assert ImageFolder(tmp_path / "drawn" / "train").shape == (3, *SIDES)
+    assert run("sample", tmp_path / "model", "-n", 3, "--out", tmp_path / "drawn.npz", "--allow-copies") == 0
     with np.load(tmp_path / "drawn.npz") as stored:
-        np.testing.assert_array_equal(stored["X"], ImageFolder(tmp_path / "drawn").read())
+        np.testing.assert_array_equal(stored["X"], ImageFolder(tmp_path / "drawn" / "train").read())
 
 
 def test_the_command_line_resizes_and_converts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

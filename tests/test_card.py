@@ -14,6 +14,7 @@ import yaml
 from PIL import Image
 
 from anomgen.augment.card import Facts, write_card
+from anomgen.augment.draw import COPY
 from anomgen.augment.plots import Samples, column_shapes, contact_sheet
 from anomgen.augment.wording import size_category
 from anomgen.data import make_payments
@@ -24,7 +25,7 @@ def facts(**changed: Any) -> Facts:
         "kind": "tabular",
         "rows": 2_000,
         "tried": 2_100,
-        "refused": {"band 0.01:0.05": 80, "range amount=0:": 17, "copy": 3},
+        "refused": {"band 0.01:0.05": 80, "range amount=0:": 17, COPY: 3},
         "copies": {"checked": True, "found": 3, "allowed": 0.0},
         "family": "FlowDetector",
         "model_digest": "a" * 64,
@@ -60,7 +61,7 @@ def test_a_folder_gets_a_card_and_the_same_for_programs(tmp_path: Path) -> None:
     }
     for part in ("# 2,000 synthetic rows", "FlowDetector", "a" * 64, "b" * 64, "| seed | 3 |", "2,100, of which 2,000"):
         assert part in text
-    assert "100: 80 by band 0.01:0.05; 17 by range amount=0:; 3 by copy" in text
+    assert "100: `band 0.01:0.05` 80, `range amount=0:` 17, `copy of a training row` 3" in text
     assert "`amount` at least 0" in text
     assert json.loads(told.read_text()) == {"facts": facts(), "report": None}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "report.json"]
@@ -88,8 +89,11 @@ def test_what_was_not_done_is_said(tmp_path: Path) -> None:
     [
         ({"band": {"low": 0.0, "high": 0.5}}, "within a band of scores"),
         ({"condition": {"class": 1}}, "under one condition"),
-        ({"near": {"rows": 5, "method": "latent"}}, "near given ones"),
-        ({"kind": "local"}, "not examples of real anomalies"),
+        (
+            {"near": {"rows": 5, "sha256": "c" * 64, "strength": 0.3, "method": "step", "means": "a step"}},
+            "near given ones",
+        ),
+        ({"kind": "local", "strength": 0.3}, "not examples of real anomalies"),
         ({"constraints": [{"constraint": "sum", "total": "t", "parts": ["a"], "solve": "a"}]}, "`a` is computed"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,

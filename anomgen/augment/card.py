@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NotRequired, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
 
-from anomgen.augment.plots import Samples, column_shapes, contact_sheet, save, score_histograms
+from anomgen.augment import plots as pictures
+from anomgen.augment.plots import Samples
 from anomgen.augment.wording import card_text
 from anomgen.jobs.whole import write_whole
+from anomgen.quality import QualityReport
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,20 +21,6 @@ REPORT = "report.json"
 """What the card says, for programs."""
 PLOTS = "plots"
 """Folder of the pictures in a folder of rows; a single file has them in ``NAME.card``."""
-
-
-class Report(Protocol):
-    """What was measured, as the quality report tells it."""
-
-    @property
-    def limits(self) -> Sequence[str]:
-        """Sentences on what was not measured, and why."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """All of it as JSON values."""
-
-    def metrics(self) -> dict[str, float]:
-        """Its numbers by name."""
 
 
 class Facts(TypedDict):
@@ -65,7 +53,7 @@ class Facts(TypedDict):
 def write_card(
     place: str | Path,
     facts: Facts,
-    report: Report | None = None,
+    report: QualityReport | None = None,
     *,
     samples: Samples | None = None,
     plots: bool = True,
@@ -94,8 +82,8 @@ def write_card(
     inside = target.is_dir()
     card = target / "README.md" if inside else target.with_name(f"{target.name}.card.md")
     told = target / REPORT if inside else target.with_name(f"{target.name}.card.json")
-    pictures = target / PLOTS if inside else target.with_name(f"{target.name}.card")
-    drawn = _draw(pictures, samples) if samples is not None and plots else ()
+    folder = target / PLOTS if inside else target.with_name(f"{target.name}.card")
+    drawn = _draw(folder, samples, report) if samples is not None and plots else ()
     measured = None if report is None else report.to_dict()
     text = json.dumps({"facts": facts, "report": measured}, indent=2, ensure_ascii=False, allow_nan=False)
     shown = tuple(picture.relative_to(card.parent).as_posix() for picture in drawn)
@@ -108,20 +96,27 @@ def _write_text(text: str, path: Path) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def _draw(folder: Path, samples: Samples) -> tuple[Path, ...]:
-    folder.mkdir(exist_ok=True)
+def _draw(folder: Path, samples: Samples, report: QualityReport | None) -> tuple[Path, ...]:
     drawn = []
-    for name, figure in _figures(samples):
+    for name, figure in _figures(samples, report):
+        folder.mkdir(exist_ok=True)
         drawn.append(folder / f"{name}.png")
-        write_whole(drawn[-1], partial(save, figure))
+        write_whole(drawn[-1], partial(pictures.save, figure))
     return tuple(drawn)
 
 
-def _figures(samples: Samples) -> Iterator[tuple[str, Figure]]:
-    both = {"held_out", "synthetic"} <= samples.rows.keys()
-    if any(getattr(rows, "ndim", 2) == 4 for rows in samples.rows.values()):
-        yield "images", contact_sheet(samples.rows)
-    elif both:
-        yield "columns", column_shapes(samples.rows)
+def _figures(samples: Samples, report: QualityReport | None) -> Iterator[tuple[str, Figure]]:
+    """Name and picture of all that there is to show."""
+    images = any(getattr(rows, "ndim", 2) == 4 for rows in samples.rows.values())
+    if images:
+        yield "images", pictures.contact_sheet(samples.rows)
+    elif {"held_out", "synthetic"} <= samples.rows.keys():
+        alike = {} if report is None else {name: shape.alike for name, shape in report.shapes.items()}
+        yield "columns", pictures.column_shapes(samples.rows, alike)
+    if report is not None and not images and len(report.pairs.names) > 1:
+        yield "pairs", pictures.pair_differences(report.pairs.names, report.pairs.alike)
     if len(samples.scores) > 1:
-        yield "scores", score_histograms(samples.scores)
+        yield "scores", pictures.score_histograms(samples.scores)
+    if report is not None and report.closest is not None:
+        closest = report.closest
+        yield "closest", pictures.closest_distances(closest.synthetic, closest.held_out, closest.quantile)

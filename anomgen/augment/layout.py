@@ -114,7 +114,7 @@ class Layout:
         import pyarrow as pa
 
         try:
-            array = _cast(series, field.type)
+            array = cast_column(series, field.type)
         except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
             where = "" if self.like is None else f" that it has in {self.like}"
             raise SchemaError(
@@ -163,7 +163,7 @@ def _label_type(encoder: TableEncoder, label: str) -> Any:
     return pa.array(list(levels)).type if dtype.text == "object" and levels else _type_of(dtype, label)
 
 
-def _cast(series: Any, kind: Any) -> Any:
+def cast_column(series: Any, kind: Any) -> Any:
     """A column as an array of a type, or an Arrow error."""
     import pyarrow as pa
 

@@ -25,6 +25,7 @@ BINS = 40
 WIDE = 50
 """Columns whose range is so many times their usual values are drawn on a curved axis."""
 NAMES = {"train": "training", "held_out": "held-out", "synthetic": "synthetic"}
+TITLES = {"train": "real, training", "held_out": "real, held out", "synthetic": "synthetic"}
 COLOURS = {"train": "#e69f00", "held_out": "#8a8a8a", "synthetic": "#0072b2"}
 
 
@@ -125,14 +126,15 @@ def score_histograms(scores: Mapping[str, NDArray[Any]]) -> Figure:
 
 
 def contact_sheet(rows: Mapping[str, Any], side: int = 8) -> Figure:
-    """The first held-out images beside the first synthetic ones."""
+    """The first held-out images, or training images where there are no others, beside the first synthetic ones."""
     from matplotlib.figure import Figure
 
-    present = [name for name in ("held_out", "synthetic") if name in rows]
+    real = "held_out" if "held_out" in rows else "train"
+    present = [name for name in (real, "synthetic") if name in rows]
     figure = Figure(figsize=(4.2 * len(present), 4.5), layout="constrained")
     for axis, name in zip(np.atleast_1d(figure.subplots(1, len(present))), present, strict=True):
         axis.imshow(_tiled(np.asarray(rows[name])[: side * side], side), cmap="gray", vmin=0, vmax=255)
-        axis.set_title({"held_out": "real, held out", "synthetic": "synthetic"}[name], fontsize=11)
+        axis.set_title(TITLES[name], fontsize=11)
         axis.axis("off")
     return figure
 

@@ -6,14 +6,18 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from anomgen.augment.draw import COPY
+from anomgen.quality.neighbours import K
+
 if TYPE_CHECKING:
-    from anomgen.augment.card import Facts, Report
+    from anomgen.augment.card import Facts
+    from anomgen.quality import Auroc, QualityReport
 
 SHOWN = 60
 """Columns listed at most."""
 OURS = ("synthetic", "seed", "model_id")
 CAPTIONS = {
-    "images": "Real images that were held out, and synthetic ones.",
+    "images": "Real images and synthetic ones.",
     "columns": "Held-out and synthetic values, column by column; the outermost bins hold what lies beyond them.",
     "pairs": "How much the dependence of each pair of columns differs between held-out and synthetic rows.",
     "scores": "How likely the model finds training, held-out and synthetic rows.",
@@ -21,7 +25,7 @@ CAPTIONS = {
 }
 
 
-def card_text(facts: Facts, report: Report | None, pictures: Sequence[str]) -> str:
+def card_text(facts: Facts, report: QualityReport | None, pictures: Sequence[str]) -> str:
     """The card; `pictures` are paths relative to it."""
     return "\n".join(
         [
@@ -67,17 +71,17 @@ def size_category(rows: int) -> str:
 
 def _opening(facts: Facts) -> Iterator[str]:
     what = "images" if facts["kind"] == "image" else "rows"
-    near = facts["recipe"].get("near")
-    how = f", near given {what}" if near else ""
+    near, kind = facts["recipe"].get("near"), facts["recipe"].get("kind")
+    how = "made by moving given ones" if near else f"made to be anomalies, of the kind {kind}," if kind else "drawn"
     yield f"# {facts['rows']:,} synthetic {what}"
     yield ""
-    yield f"None of these {what} was recorded. All were drawn{how} from a model, a {facts['family']}, by anomgen."
+    yield f"None of these {what} was recorded. All were {how} with a model, a {facts['family']}, by anomgen."
 
 
 def _making(facts: Facts) -> Iterator[str]:
     recipe = facts["recipe"]
     refused = sum(facts["refused"].values())
-    reasons = "; ".join(f"{count:,} by {reason}" for reason, count in facts["refused"].items() if count)
+    reasons = ", ".join(f"`{reason}` {count:,}" for reason, count in facts["refused"].items() if count)
     told = {
         "model": f"{facts['family']}, sha256 `{facts['model_digest']}`",
         "fitted to": f"rows with sha256 `{facts['data_digest']}`",
@@ -88,14 +92,14 @@ def _making(facts: Facts) -> Iterator[str]:
         "band of scores": _band(recipe.get("band")),
         "constraints": "<br>".join(map(_constraint, recipe.get("constraints", ()))) or None,
         "near": _near(recipe.get("near")),
-        "kind of anomaly": recipe.get("kind"),
+        "kind of anomaly": f"{recipe['kind']}, strength {recipe['strength']}" if "kind" in recipe else None,
         "versions": ", ".join(f"{name} {version}" for name, version in facts["versions"].items()),
     }
     yield "## How they were made"
     yield ""
     yield from table(("", ""), ((name, value) for name, value in told.items() if value is not None))
     yield ""
-    yield "The same model, seed and versions give the same rows again."
+    yield "The same model, versions and choices give the same again."
     yield ""
 
 
@@ -118,21 +122,47 @@ def _columns(facts: Facts) -> Iterator[str]:
         yield ""
 
 
-def _quality(facts: Facts, report: Report | None, pictures: Sequence[str]) -> Iterator[str]:
+def _quality(facts: Facts, report: QualityReport | None, pictures: Sequence[str]) -> Iterator[str]:
     yield "## How good they are"
     yield ""
     if report is None:
         yield "Not measured: no held-out rows were given."
     else:
-        held_out = facts.get("held_out") or {}
-        yield f"Measured beside {_source(held_out)} that the model was not fitted to."
+        counts = report.rows
+        held_out = _source({**(facts.get("held_out") or {}), "rows": counts["held_out"]})
+        yield f"Measured on {counts['synthetic']:,} of them, beside {held_out} that the model was not fitted to."
         yield ""
-        yield from table(("measure", "value"), ((name, f"{value:.4g}") for name, value in report.metrics().items()))
+        yield from table(("measure", "these rows", "as good as real"), measures(report))
     yield ""
     for picture in pictures:
         name = picture.rpartition("/")[2].removesuffix(".png")
         yield f"![{CAPTIONS[name]}]({picture})"
         yield ""
+
+
+def measures(report: QualityReport) -> Iterator[tuple[str, str, str]]:
+    """What was measured, its value, and what it would be of rows that are as good as real ones."""
+    known, real = report.metrics(), report.reference
+    shapes, pairs = ("1", "1") if real is None else (f"{real.column_shapes:.3f}", f"{real.pair_trends:.3f}")
+    yield "columns alike (mean)", f"{known['column_shapes']:.3f}", shapes
+    yield "pairs of columns alike (mean)", f"{known['pair_trends']:.3f}", pairs
+    yield "told from real rows by a classifier, AUROC", _interval(report.two_sample), "0.5"
+    for one in report.transfer:
+        name = f"model trained on them predicts `{one.target}`, {one.measure}"
+        yield name, f"{one.synthetic:.3f}", f"{one.real:.3f}"
+    for name, value in report.neighbours._asdict().items():
+        yield f"{name} among {K} neighbours", f"{value:.3f}", "1"
+    if report.closest is not None:
+        yield "nearer to a training row than 99 % of held-out rows", f"{report.closest.nearer:.2%}", "1 %"
+        yield "nearer to a training row than half of them", f"{report.closest.nearer_half:.1%}", "50 %"
+    if report.copies is not None:
+        yield "equal to a training row", f"{report.copies.share:.2%}", f"{report.copies.held_out:.2%}"
+    if report.membership is not None:
+        yield "training rows told from held-out ones by the model's score, AUROC", _interval(report.membership), "0.5"
+
+
+def _interval(auroc: Auroc) -> str:
+    return f"{auroc.value:.3f} ({auroc.low:.3f} to {auroc.high:.3f})"
 
 
 def _copies(facts: Facts) -> Iterator[str]:
@@ -145,7 +175,7 @@ def _copies(facts: Facts) -> Iterator[str]:
         train = facts.get("train") or {}
         yield (
             f"Every {what[:-1]} was compared with {_source(train)}. Copies found: {copies['found']:,}; "
-            f"refused: {facts['refused'].get('copy', 0):,}."
+            f"refused: {facts['refused'].get(COPY, 0):,}."
         )
         if copies.get("allowed"):
             yield (
@@ -160,13 +190,13 @@ def _copies(facts: Facts) -> Iterator[str]:
     yield ""
 
 
-def _limits(facts: Facts, report: Report | None) -> Iterator[str]:
+def _limits(facts: Facts, report: QualityReport | None) -> Iterator[str]:
     yield "## Limits"
     yield ""
     yield from (f"- {sentence}" for sentence in limits(facts, report))
 
 
-def limits(facts: Facts, report: Report | None) -> Iterator[str]:
+def limits(facts: Facts, report: QualityReport | None) -> Iterator[str]:
     """What these rows should not be used for, and what is not known of them."""
     recipe, what = facts["recipe"], "images" if facts["kind"] == "image" else "rows"
     yield (
@@ -240,7 +270,11 @@ def _constraint(item: Mapping[str, Any]) -> str:
 
 
 def _near(near: Mapping[str, Any] | None) -> str | None:
-    return None if near is None else ", ".join(f"{name} {value}" for name, value in near.items() if value is not None)
+    if near is None:
+        return None
+    return (
+        f"{_source({'rows': near['rows'], 'digest': near['sha256']})}, strength {near['strength']:g}: {near['means']}"
+    )
 
 
 def _json(value: Any) -> str | None:

@@ -13,8 +13,9 @@ from anomgen import __version__
 from anomgen.cli.exits import STOPPED, USAGE, report_error
 from anomgen.cli.fitting import calibrate, fit
 from anomgen.cli.log import Format, event, logging_to_stderr
-from anomgen.cli.models import sample, show
+from anomgen.cli.models import show
 from anomgen.cli.options import Flags
+from anomgen.cli.sampling import impute, repair, sample
 from anomgen.cli.scoring import score
 
 ENVIRONMENT = Env("ANOMGEN_", show=False)
@@ -35,7 +36,7 @@ app = App(
     config=ENVIRONMENT,
     suppress_keyboard_interrupt=False,
 )
-for command in (fit, calibrate, score, sample, show):
+for command in (fit, calibrate, score, sample, impute, repair, show):
     app.command(command)
 
 

@@ -1,58 +1,16 @@
-"""Saved models, and the commands ``sample`` and ``show`` about them."""
+"""Saved models, and the command ``show`` about them."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING
 
-from cyclopts import Parameter
-
-from anomgen.cli.options import AT_LEAST_ONE, Flags
-from anomgen.cli.output import check_free, print_facts, print_table
-from anomgen.cli.parameters import UsageError, parse_conditions
+from anomgen.cli.output import print_facts, print_table
 
 if TYPE_CHECKING:
     from anomgen.detector import Detector
-
-
-def sample(
-    model: str,
-    /,
-    *,
-    out: Path,
-    n: Annotated[int, Parameter(name=["-n", "--rows"], validator=AT_LEAST_ONE)],
-    seed: int = 0,
-    condition: Annotated[list[str] | None, Parameter(negative="")] = None,
-    overwrite: Annotated[bool, Flags] = False,
-) -> None:
-    """Draw new rows from a saved model.
-
-    Parameters
-    ----------
-    model
-        Folder of a saved model, or an MLflow address such as models:/name@champion.
-    out
-        File to write: .csv, .parquet or .npz; of images an .npz file or, without an ending, a folder of PNG files.
-    n
-        How many rows.
-    seed
-        One seed gives the same rows; fewer of them are the first ones of more.
-    condition
-        For a model fitted under conditions, name=value of one of them; may be repeated. Without, they are drawn as
-        often as they occurred in training.
-    overwrite
-        Replace a file found at --out.
-    """
-    check_free(out, overwrite)
-    from anomgen.batch import write_rows
-
-    detector = load_saved(model)
-    rows = _draw(detector, n, seed, condition or [])
-    write_rows(rows, out, detector)
-    print_facts({"drawn": size_of(detector, len(rows), rows.shape[1]), "rows": out})
 
 
 def show(model: str, /) -> None:
@@ -74,16 +32,6 @@ def show(model: str, /) -> None:
         }
     )
     print_table([{**row, "missing": f"{row['missing']:.1%}"} for row in detector.describe()])
-
-
-def _draw(detector: Detector, n: int, seed: int, condition: list[str]) -> Any:
-    from anomgen.detector import ConditionalDetector
-
-    if not condition:
-        return detector.sample(n, random_state=seed)
-    if not isinstance(detector, ConditionalDetector):
-        raise UsageError(f"--condition: {type(detector).__name__} knows no conditions")
-    return detector.sample(n, random_state=seed, condition=parse_conditions(condition))
 
 
 def load_saved(model: str) -> Detector:
