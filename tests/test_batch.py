@@ -336,23 +336,6 @@ def test_what_counts_as_the_normal_label(labels: list[Any], normal: Any, expecte
     assert batch.rows.is_normal(labels, normal).tolist() == expected
 
 
-@pytest.mark.parametrize("suffix", ["csv", "parquet", "npz"])
-def test_rows_come_back_from_their_file(numbers: np.ndarray, tmp_path: Path, suffix: str) -> None:
-    batch.write_rows(numbers, tmp_path / "below" / f"rows.{suffix}")
-    read = batch.read_training_rows(tmp_path / "below" / f"rows.{suffix}")
-    assert np.array_equal(np.asarray(read), numbers)
-    if suffix != "npz":
-        assert list(read.columns) == ["x0", "x1", "x2"]
-
-
-def test_rows_that_a_file_cannot_hold(mixed: pd.DataFrame, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"'member' is bool|'city' is category"):
-        batch.write_rows(mixed, tmp_path / "rows.npz")
-    with pytest.raises(ValueError, match="unknown kind of file"):
-        batch.write_rows(mixed, tmp_path / "rows.xlsx")
-    assert list(tmp_path.iterdir()) == []
-
-
 MEASURE = """
 import re, sys
 from pathlib import Path

@@ -299,36 +299,6 @@ def test_training_images_by_label(tiles: Path) -> None:
         batch.read_training_rows(tiles, on_bad="quarantine")
 
 
-@pytest.mark.parametrize("form", ["grey", "colour", "first", "unit"])
-def test_drawn_images_become_files(tmp_path: Path, form: str) -> None:
-    forms = {"grey": GREY, "colour": COLOUR, "first": COLOUR.transpose(0, 3, 1, 2), "unit": GREY / 255.0}
-    detector = detector_of(forms[form])
-    rows = detector.sample(4, random_state=1)
-    batch.write_rows(rows, tmp_path / "drawn.npz", detector)
-    with np.load(tmp_path / "drawn.npz") as stored:
-        assert stored["X"].dtype == rows.dtype
-        np.testing.assert_array_equal(stored["X"], rows)
-    batch.write_rows(rows, tmp_path / "drawn", detector)
-    pictures = ImageFolder(tmp_path / "drawn")
-    assert pictures.names == ("00000.png", "00001.png", "00002.png", "00003.png")
-    levels = np.rint(rows * 255).astype(np.uint8) if form == "unit" else rows
-    np.testing.assert_array_equal(pictures.read(), levels.transpose(0, 2, 3, 1) if form == "first" else levels)
-    batch.write_rows(rows[:2], tmp_path / "drawn", detector)
-    assert len(ImageFolder(tmp_path / "drawn")) == 2
-    (tmp_path / "drawn" / "thesis.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match=r"holds thesis\.txt, which is no numbered image"):
-        batch.write_rows(rows, tmp_path / "drawn", detector)
-    assert (tmp_path / "drawn" / "00001.png").exists()
-    with pytest.raises(ValueError, match=r"written to \.npz, a folder"):
-        batch.write_rows(rows, tmp_path / "drawn.csv", detector)
-    assert not list(tmp_path.glob(".*"))
-
-
-def test_rows_of_a_table_are_no_pictures(numbers: np.ndarray, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"written to \.csv, \.npz, \.parquet$"):
-        batch.write_rows(numbers, tmp_path / "drawn")
-
-
 # ---------------------------------------------------------------------- command line
 
 

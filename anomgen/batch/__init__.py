@@ -4,7 +4,7 @@ from anomgen.batch.errors import TooManyBadRows
 from anomgen.batch.evaluation import evaluate
 from anomgen.batch.job import score_files
 from anomgen.batch.part import QUARANTINE
-from anomgen.batch.rows import read_training_rows, write_rows
+from anomgen.batch.rows import read_training_rows
 from anomgen.batch.summary import ScoredFile, Summary
 from anomgen.jobs.errors import Interrupted, ModelMismatch, SchemaError
 
@@ -19,5 +19,4 @@ __all__ = [
     "evaluate",
     "read_training_rows",
     "score_files",
-    "write_rows",
 ]
