@@ -139,7 +139,8 @@ class GenerativeModel(nn.Module):
     A family writes :meth:`sample` and either ``log_prob`` or its own :meth:`loss`. Abilities are methods that exist or
     do not: ``log_prob(z)``, ``log_prob_terms(z)`` of shape ``(n, dim)`` that sums to it, ``energy(z)`` (minus an
     unnormalized log-density), ``reconstruct(z)``, ``features(z)``, ``realness(z)``, ``latent(z)``,
-    ``sample_given(z, observed)``, ``fit_closed_form(z, weight, held_out, blur)``. Never define one that raises.
+    ``sample_given(z, observed)``, ``perturb(z, strength)`` (rows near others), ``fit_closed_form(z, weight, held_out,
+    blur)``. Never define one that raises.
 
     The attributes below may be set on the class or on an instance.
     """
