@@ -79,7 +79,12 @@ def test_an_export_that_is_killed_goes_on(job: dict[str, Any], whole: Path, tmp_
     outs = [tmp_path / f"out{call}" for call in calls]
     runs = [{"out": str(out), "call": call} for call, out in zip(calls, outs, strict=True)]
     ended = run_and_kill({**job, "workers": 2}, runs, tmp_path)
-    assert {one["code"] for one in ended} == {-signal.SIGKILL}
+    lived = [one["code"] == 0 for one in ended]
+    # A complete run has some 40 such calls: at the last numbers there is none to die at.
+    assert lived == sorted(lived)
+    assert not any(lived[:3])
+    assert {one["code"] for one in ended} <= {0, -signal.SIGKILL}
+    assert any(lived) == full
     for out in outs:
         summary = run(job, out)
         assert tree(out) == tree(whole), out
