@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -136,6 +137,42 @@ def test_the_codes_that_scoring_ends_with(nightly: Path) -> None:
     run_job(*job, "--out", "bad", "--inputs", "bad.parquet", "--on-bad-row", "skip", "--overwrite", code=4)
     statuses = [run.info.status for run in runs_of(nightly)]
     assert statuses == ["FAILED", "FAILED", "FINISHED", "FAILED", "FINISHED"]
+
+
+def test_augmenting_fits_draws_measures_exports_and_logs(template_db: Path, tmp_path: Path) -> None:
+    import mlflow
+
+    shutil.copyfile(template_db, tmp_path / "mlflow.db")
+    job = ("augment.py", tmp_path, "--card", "wine", "--model", "mixture", "--out", "more")
+    printed = run_job(*job, "--rows", "300")
+    rows = pd.read_parquet(tmp_path / "more/rows/data")
+    X_train, _, _ = anomgen.load_dataset("wine").split(0)
+    assert list(rows) == [*X_train.columns, "synthetic", "seed", "model_id"]
+    assert len(rows) == 300
+    card = (tmp_path / "more/rows/README.md").read_text()
+    assert f"{len(X_train)} rows from `more/train.parquet`" in card
+    assert "Copies found: 0" in card
+    report = json.loads((tmp_path / "more/rows/report.json").read_text())["report"]
+    assert f"AUROC of {report['metrics']['two_sample_auroc']:.3f}" in printed
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    run = client.get_run(re.search(r"^run +(\w+)", printed, re.MULTILINE)[1])  # type: ignore[index]
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["quality.two_sample_auroc"] == report["metrics"]["two_sample_auroc"]
+    assert run.data.params["fit.rows"] == str(len(X_train))
+    assert {file.path for file in client.list_artifacts(run.info.run_id, "card")} >= {"card/README.md"}
+
+
+@pytest.mark.slow
+def test_augmenting_goes_on_and_the_codes_it_ends_with(tmp_path: Path) -> None:
+    job = ("augment.py", tmp_path, "--card", "wine", "--model", "mixture", "--out", "more")
+    run_job(*job, "--rows", "300")
+    part = tmp_path / "more/rows/data/train-00000-of-00001.parquet"
+    before = part.stat().st_mtime_ns
+    run_job(*job, "--rows", "300")
+    assert part.stat().st_mtime_ns == before
+    run_job(*job, "--rows", "400", code=3)
+    run_job(*job, "--train", "more/train.parquet", code=2)
+    run_job(*job, "--train", "more/train.parquet", "--held-out", "none.parquet", code=2)
 
 
 @pytest.mark.slow
