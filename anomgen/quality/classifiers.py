@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
@@ -120,12 +123,14 @@ def told_apart(synthetic: Any, real: Any, seed: int = 0, folds: int = FOLDS) -> 
     rng = np.random.default_rng([seed, 2])
     X = np.concatenate([part[rng.permutation(len(part))[:n]] for part in (real, synthetic)])
     y = np.repeat([0, 1], n)
-    told = np.zeros((folds, 2))
-    splits = StratifiedKFold(folds, shuffle=True, random_state=seed).split(X, y)
-    for fold, (learned, tested) in enumerate(splits):
+
+    def fold(split: tuple[Any, Any]) -> tuple[float, float]:
+        learned, tested = split
         model = HistGradientBoostingClassifier(categorical_features=layout.discrete, random_state=seed)
         chance = model.fit(X[learned], y[learned]).predict_proba(X[tested])[:, 1]
-        told[fold] = _delong(chance[y[tested] == 1], chance[y[tested] == 0])
+        return _delong(chance[y[tested] == 1], chance[y[tested] == 0])
+
+    told = np.array(_each(fold, StratifiedKFold(folds, shuffle=True, random_state=seed).split(X, y)))
     value, error = float(told[:, 0].mean()), float(np.sqrt(told[:, 1].sum()) / folds)
     return _interval(value, error)
 
@@ -203,10 +208,13 @@ def taught(
     n = min(len(synthetic), len(train))
     learned = [part[rng.permutation(len(part))[:n]] for part in (synthetic, train)]
     d = len(layout.columns)
-    places = (
-        [_place(layout, target)] if target is not None else np.linspace(0, d - 1, min(d, TARGETS)).round().astype(int)
-    )
-    found = [_predict(layout, int(j), learned[0], learned[1], held_out, seed) for j in places] if d > 1 else []
+    evenly = np.linspace(0, d - 1, min(d, TARGETS)).round().astype(int).tolist()
+    places = evenly if target is None else [_place(layout, target)]
+
+    def one(j: int) -> Transfer | None:
+        return _predict(layout, j, learned[0], learned[1], held_out, seed)
+
+    found = _each(one, places) if d > 1 else []
     return tuple(one for one in found if one is not None)
 
 
@@ -281,6 +289,22 @@ def _explained(X: Array, y: Array, X_test: Array, y_test: Array, discrete: Mask,
         return 0.0
     model = HistGradientBoostingRegressor(categorical_features=discrete, random_state=seed, **QUICK).fit(X, y)
     return float(r2_score(y_test, model.predict(X_test)))
+
+
+def _each(function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
+    """Results of fits that do not depend on each other, one thread each.
+
+    Threads that share a small fit wait for each other most of the time, on a busy machine nearly all of it.
+    """
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    # Every thread has an OpenMP count of its own; those of linear algebra are the whole process's, and are left alone.
+    def alone(item: Any) -> Any:
+        with threadpool_limits(1, user_api="openmp"):
+            return function(item)
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        return list(pool.map(alone, items))
 
 
 def _delong(likely: Array, others: Array) -> tuple[float, float]:
