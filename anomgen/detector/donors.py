@@ -29,6 +29,8 @@ RIDGE = 1e-3
 """What is added to the variance of every feature, as a share of their mean, where one is regressed on others."""
 ANY_LEVEL = 0.2
 """Probability that a level is drawn as often as it occurs rather than lent."""
+WIDER = 1.1
+"""Factor on the variance of kernels: a proposal must not be narrower than its target."""
 LEAST_SCALE = 1e-3
 """Least standard deviation of a proposal, in standard deviations of the column."""
 
@@ -43,6 +45,9 @@ class Proposal:
     ----------
     shares : ndarray of shape (donors,)
     means : ndarray of shape (donors, reals)
+        What donors lend.
+    centers : ndarray of shape (donors, reals)
+        Where the kernels stand.
     factor : ndarray of shape (reals, reals)
         Cholesky factor of the covariance that all share.
     lent : ndarray of shape (donors, cells)
@@ -53,6 +58,7 @@ class Proposal:
 
     shares: Array
     means: Array
+    centers: Array
     factor: Array
     lent: Places
     often: list[Array]
@@ -65,7 +71,7 @@ class Proposal:
     def draw(self, n: int, rng: np.random.Generator) -> tuple[Array, Places]:
         """Numbers ``(n, reals)`` and levels ``(n, cells)``."""
         donors = rng.choice(len(self.shares), n, p=self.shares)
-        numbers = self.means[donors] + rng.normal(size=(n, self.means.shape[1])) @ self.factor.T
+        numbers = self.centers[donors] + rng.normal(size=(n, self.centers.shape[1])) @ self.factor.T
         levels = self.lent[donors]
         for c, often in enumerate(self.often):
             other = rng.choice(len(often), n, p=often)
@@ -82,7 +88,7 @@ class Proposal:
         n, reals = numbers.shape
         terms = np.broadcast_to(np.log(np.maximum(self.shares, 1e-300)), (n, len(self.shares))).copy()
         if reals:
-            away = (numbers[:, None] - self.means[None]).reshape(-1, reals).T
+            away = (numbers[:, None] - self.centers[None]).reshape(-1, reals).T
             white = solve_triangular(self.factor, away, lower=True)
             terms -= 0.5 * np.square(white).sum(0).reshape(n, -1)
             terms -= np.log(np.diag(self.factor)).sum() + 0.5 * reals * math.log(2 * math.pi)
@@ -116,6 +122,8 @@ class Donors:
     References
     ----------
     Little (1988), *Missing-data adjustments in large surveys*, JBES 6 (donors by their predicted means).
+
+    West (1993), *Approximating posterior distributions by mixtures*, JRSS B 55 (kernels drawn together).
 
     Beaumont, Zhang, Balding (2002), *Approximate Bayesian computation in population genetics*, Genetics 162
     (regression adjustment of what is drawn).
@@ -167,10 +175,13 @@ class Donors:
         beyond = distance[near] - distance[near].min()
         shares = np.exp(-beyond / max(2.0 * beyond.mean(), 1e-12))
         shares /= shares.sum()
+        scale = _bandwidth(int(lost.sum()), float(1.0 / np.square(shares).sum()))
+        means = self.numbers[near][:, lost] + shift[near]
         return Proposal(
             shares=shares,
-            means=self.numbers[near][:, lost] + shift[near],
-            factor=self._factor(rest, float(1.0 / np.square(shares).sum()), self.least[lost]),
+            means=means,
+            centers=_shrunk(means, shares, scale),
+            factor=_factor(rest, scale, self.least[lost]),
             lent=self.levels[near][:, unknown],
             often=[often for often, at in zip(self.often, unknown, strict=True) if at],
         )
@@ -192,16 +203,25 @@ class Donors:
             self._maps[key] = (slope, 0.5 * (rest + rest.T))
         return self._maps[key]
 
-    @staticmethod
-    def _factor(rest: Array, effective: float, least: Array) -> Array:
-        """Cholesky factor of a kernel as wide as a kernel density of so many donors has it."""
-        d = len(rest)
-        if not d:
-            return rest
-        scale = min(1.0, (4.0 / ((d + 2) * effective)) ** (1.0 / (d + 4)))
-        values, vectors = np.linalg.eigh(scale**2 * rest)
-        wide = (vectors * np.maximum(values, 0.0)) @ vectors.T + np.diag(np.square(least))
-        return np.asarray(np.linalg.cholesky(wide))
+
+def _bandwidth(d: int, effective: float) -> float:
+    """Standard deviation of a kernel, in those of the density that so many donors stand for."""
+    return float(min(1.0, (4.0 / ((d + 2) * effective)) ** (1.0 / (d + 4))))
+
+
+def _shrunk(means: Array, shares: Array, scale: float) -> Array:
+    """Centers of kernels, drawn together so that with their own width they spread no further than `means` do."""
+    middle = shares @ means
+    return np.asarray(middle + math.sqrt(max(1.0 - scale**2, 0.0)) * (means - middle))
+
+
+def _factor(rest: Array, scale: float, least: Array) -> Array:
+    """Cholesky factor of the covariance of kernels, a little wider than what is left of the numbers."""
+    if not len(rest):
+        return rest
+    values, vectors = np.linalg.eigh(WIDER * scale**2 * rest)
+    wide = (vectors * np.maximum(values, 0.0)) @ vectors.T + np.diag(np.square(least))
+    return np.asarray(np.linalg.cholesky(wide))
 
 
 def donors_of(detector: Detector, grid: Grid, seed: int) -> Donors:

@@ -27,7 +27,7 @@ BLOCK = 64
 """Rows repaired at a time."""
 STEPS = 3
 """Columns that are replaced one after the other before whole rows are tried."""
-TRIED = 32
+TRIED = 16
 """Columns that each of these steps tries at most, those furthest from the nearest likely rows."""
 LENT = 8
 """Values that a column tries: so many given the rest of its row, and as many of the nearest likely rows."""
