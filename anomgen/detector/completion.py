@@ -89,7 +89,7 @@ class Completing:
         >>> import numpy as np
         >>> from anomgen import MixtureDetector
         >>> a = np.random.default_rng(0).normal(size=400)
-        >>> detector = MixtureDetector(random_state=0, verbose=False).fit(np.stack([a, 2 * a], axis=1))
+        >>> detector = MixtureDetector(noise=0.05, random_state=0, verbose=False).fit(np.stack([a, 2 * a], axis=1))
         >>> completed = detector.impute([[1.0, np.nan]])
         >>> completed.method, bool(1 < completed.rows[0, 1] < 3)
         ('exact conditional draws', True)
