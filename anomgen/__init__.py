@@ -10,10 +10,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from anomgen import augment as augment
     from anomgen import batch as batch
     from anomgen import calibrate as calibrate
     from anomgen import data as data
     from anomgen import explain as explain
+    from anomgen import quality as quality
     from anomgen import tracking as tracking
     from anomgen.augment.oversampler import GenerativeOverSampler as GenerativeOverSampler
     from anomgen.data import ImageFolder as ImageFolder
@@ -84,6 +86,7 @@ _homes = {
     "TrainedDetector": "anomgen.detector",
     "Typicality": "anomgen.statistic",
     "VAEDetector": "anomgen.families.vae",
+    "augment": "anomgen",
     "autolog": "anomgen.tracking",
     "batch": "anomgen",
     "calibrate": "anomgen",
@@ -92,6 +95,7 @@ _homes = {
     "explain": "anomgen",
     "load": "anomgen.families",
     "load_dataset": "anomgen.data",
+    "quality": "anomgen",
     "register": "anomgen.families",
     "tracking": "anomgen",
 }
@@ -128,6 +132,7 @@ __all__ = [
     "Typicality",
     "VAEDetector",
     "__version__",
+    "augment",
     "autolog",
     "batch",
     "calibrate",
@@ -136,6 +141,7 @@ __all__ = [
     "explain",
     "load",
     "load_dataset",
+    "quality",
     "register",
     "tracking",
 ]

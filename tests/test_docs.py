@@ -11,9 +11,11 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import anomgen
+from anomgen.quality import quality_report
 from anomgen.statistic import STATISTICS
 from tests.toys import FAMILIES
 
@@ -84,6 +86,22 @@ def test_the_guide_to_decisions_runs(tmp_path: Path) -> None:
 
 def test_the_guide_to_drift_runs(tmp_path: Path) -> None:
     run_python("\n".join(python_blocks("docs/drift.md")), tmp_path)
+
+
+def test_the_guide_to_more_rows_runs(tmp_path: Path) -> None:
+    run_python("\n".join(python_blocks("docs/augmentation.md")), tmp_path)
+    assert (tmp_path / "synthetic" / "_SUCCESS").is_file()
+    assert len(list((tmp_path / "synthetic" / "plots").glob("*.png"))) == 4
+
+
+def test_the_guide_to_more_rows_names_every_measure(numbers: np.ndarray) -> None:
+    page = (REPO / "docs" / "augmentation.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^\| (`.*?`) \| .*\?", page.split("## Evidence")[1], re.MULTILINE)
+    named = {name for line in lines for name in re.findall(r"`(\w+)`", line)}
+    scores = {"train": numbers[:100, 0], "held_out": numbers[100:200, 0]}
+    report = quality_report(numbers[300:], numbers[100:200], train=numbers[:100], target="x0", scores=scores)
+    beside = {"transfer_synthetic", "transfer_real", "closest_nearer_half", "copies_held_out"}
+    assert named == report.metrics().keys() - beside
 
 
 def test_the_tour_of_images_runs(tmp_path: Path) -> None:
