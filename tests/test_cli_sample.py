@@ -104,7 +104,12 @@ def test_rows_are_drawn_checked_measured_and_logged(
     assert set(rows["channel"]) == {"shop", "online"}
     assert (rows["hour"] > 6).all()
     summary = json.loads((out / "_summary.json").read_text())
-    for part in (f"{sum(summary['refused'].values()):,} of {summary['tried']:,}", "label", "0 refused", str(out)):
+    for part in (
+        f"{sum(summary['refused'].values()):,} of {summary['tried']:,}",
+        "label",
+        f"{summary['copies_refused']:,} refused",
+        str(out),
+    ):
         assert part in printed
     assert f"{summary['metrics']['two_sample_auroc']:.4f}" in printed
     [logged] = mlflow.search_runs(experiment_names=["more"], output_format="list")

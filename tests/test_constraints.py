@@ -13,7 +13,8 @@ import pandas as pd
 import pytest
 
 from anomgen.augment.constraints import Constraint, Integer, Levels, Range, Sum, Where, settle
-from anomgen.augment.draw import Recipe, draw, draw_block
+from anomgen.augment.draw import draw, draw_block
+from anomgen.augment.recipe import Recipe
 from anomgen.detector import Detector
 from tests.toys import tiny
 

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from anomgen import MixtureDetector, load
+from anomgen.augment import draw
 from anomgen.augment.matching import Matching
 from anomgen.encode import Marginals, TableEncoder
 
@@ -90,7 +91,7 @@ def test_draws_get_the_columns_of_the_training_rows(rows: pd.DataFrame, fitted: 
     drawn = fitted.sample(4000, random_state=1)
     matching = Matching.of(fitted)
     assert matching is not None
-    mapped = matching.apply(fitted, drawn, 0, 0)
+    mapped = matching.apply(drawn, (0,), 0)
     pd.testing.assert_series_equal(mapped.dtypes, rows.dtypes)
     assert (drawn["spike"] == 0.125).mean() < 0.01
     assert (mapped["spike"] == 0.125).mean() == pytest.approx((rows["spike"] == 0.125).mean(), abs=0.03)
@@ -106,8 +107,8 @@ def test_a_row_is_mapped_alike_wherever_it_is_cut(fitted: Any) -> None:
     matching = Matching.of(fitted)
     assert matching is not None
     drawn = fitted.sample(50, random_state=2)
-    whole = matching.apply(fitted, drawn, 3, 100)
-    part = matching.apply(fitted, drawn.iloc[20:], 3, 120)
+    whole = matching.apply(drawn, (3,), 100)
+    part = matching.apply(drawn.iloc[20:], (3,), 120)
     pd.testing.assert_frame_equal(whole.iloc[20:], part)
 
 
@@ -118,3 +119,28 @@ def test_it_is_saved_pickled_and_dropped_by_another_fit(rows: pd.DataFrame, fitt
             np.testing.assert_array_equal(copy.marginals_.pieces[j], pieces)
     again = pickle.loads(pickle.dumps(fitted)).fit(rows.assign(count=7 * rows["count"]))
     assert again.marginals_.pieces[1].max() == 7 * rows["count"].max()
+
+
+@pytest.mark.parametrize("marginals", ["data", "model"])
+def test_draws_are_matched_unless_the_model_is_asked_for(fitted: Any, marginals: Any) -> None:
+    drawn = draw(fitted, 1500, seed=1, marginals=marginals).rows
+    atoms = (drawn["spike"] == 0.125).mean()
+    assert atoms == pytest.approx(0.6, abs=0.05) if marginals == "data" else atoms < 0.01
+
+
+def test_marginals_are_one_or_the_other(fitted: Any) -> None:
+    with pytest.raises(ValueError, match="marginals='both' must be one of 'data', 'model'"):
+        draw(fitted, 5, marginals="both")  # type: ignore[arg-type]
+
+
+def test_near_rows_keep_what_did_not_move(rows: pd.DataFrame, fitted: Any) -> None:
+    odd = rows[:20].assign(other=50.0)
+    drawn = draw(fitted, 300, near=odd, strength=0.3).rows
+    assert 0.5 < (drawn["other"] == 50.0).mean() < 0.95
+    assert drawn.loc[drawn["other"] != 50.0, "other"].max() <= rows["other"].max()
+
+
+def test_training_rows_may_have_more_columns(rows: pd.DataFrame, fitted: Any) -> None:
+    drawn = draw(fitted, 50, train=rows.assign(label=1), allow_copies=False)
+    assert len(drawn.rows) == 50
+    assert "label" not in drawn.rows

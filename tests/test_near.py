@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 import torch
 
-from anomgen.augment.draw import UNCHANGED, Recipe, draw
+from anomgen.augment.draw import UNCHANGED, draw
 from anomgen.augment.near import METHODS, Near, read_strength
+from anomgen.augment.recipe import Recipe
 from anomgen.detector import Detector
 from anomgen.generative import abilities
 from tests.toys import FAMILIES, small, tiny, toy

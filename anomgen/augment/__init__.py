@@ -6,10 +6,11 @@ from anomgen.augment.anomalies import synthetic_anomalies
 from anomgen.augment.band import Band
 from anomgen.augment.constraints import Constraint, Integer, Levels, Range, Sum, Where
 from anomgen.augment.decoys import export_anomalies
-from anomgen.augment.draw import Drawn, Recipe, draw, draw_block, draw_chunks
+from anomgen.augment.draw import Drawn, draw, draw_block, draw_chunks
 from anomgen.augment.export import export
 from anomgen.augment.files import Filled, Mended, impute_file, repair_file
 from anomgen.augment.near import Near
+from anomgen.augment.recipe import Recipe
 from anomgen.augment.run import ExportSummary
 from anomgen.jobs.errors import Interrupted, ModelMismatch, SchemaError
 

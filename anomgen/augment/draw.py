@@ -2,128 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, cast
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from anomgen.augment.band import Band
 from anomgen.augment.columns import is_whole
-from anomgen.augment.constraints import Constraint, settle
-from anomgen.augment.near import Near
-from anomgen.augment.pinned import Pinned
+from anomgen.augment.constraints import Constraint
+from anomgen.augment.given import known
+from anomgen.augment.recipe import BLOCK, Recipe
 from anomgen.detector import Detector, fitting
 from anomgen.encode import JointEncoder
 from anomgen.quality import CopyCheck
 
 Array = NDArray[np.float64]
 
-BLOCK = 16_384
-"""Kept rows of one block: what a seed is given to, and what is drawn whole or in part by one call."""
-IMAGE_BLOCK = 1024
-"""Kept images of one block: larger than rows of tables, and slower to come by."""
 FIRST = 2048
 """Raw rows of a table drawn at first: as many as small models score at a time."""
 COPY, UNCHANGED = "copy of a training row", "no other than the row it is near"
 """What refusals of the copy check, and of rows that did not move, are counted under."""
 CREDIT = 10
 """Kept rows that a block is given before its refusals are judged: by chance alone the first ones may take long."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything that kept rows follow from: one recipe always gives the same rows, in any pieces.
-
-    Parameters
-    ----------
-    detector : Detector
-        Fitted.
-    seed : int
-        Of the endless sequence of rows.
-    condition : value or mapping of condition to value, optional
-        Draw all rows under this condition, where the detector was fitted with conditions; by default, conditions are
-        drawn as often as they occur in training. Models that draw columns given others take a mapping of any columns.
-    band : (low, high), "typical", "rare" or None
-        Keep rows whose score lies between these quantiles of the training rows' scores:
-        see :class:`~anomgen.augment.band.Band`. ``"typical"`` is (0.05, 1), ``"rare"`` is (0.01, 0.05).
-    constraints : sequence of Constraint
-        What rows have to satisfy. Applied in this order: :class:`Integer`, :class:`Sum`, then the others.
-    near : rows, optional
-        Make more of these rows instead of drawing any: see :class:`~anomgen.augment.near.Near`.
-    strength : float or "auto"
-        How far from `near` rows may go, in (0, 1]; ``"auto"`` is 0.3.
-    max_tries : int
-        Raw rows drawn for each kept row at most, on average over a block.
-    check : CopyCheck, optional
-        Tells rows that are copies of training rows.
-    allow_copies : bool
-        Whether copies are counted and kept; otherwise they are counted and refused.
-
-    Raises
-    ------
-    ValueError
-        Naming the parameter that cannot be used.
-    """
-
-    detector: Detector
-    seed: int = 0
-    condition: Any = None
-    band: Any = None
-    constraints: Sequence[Constraint] = ()
-    near: Any = None
-    strength: Any = "auto"
-    max_tries: int = 100
-    check: CopyCheck | None = None
-    allow_copies: bool = False
-
-    limits: Band | None = field(init=False, repr=False)
-    nearby: Near | None = field(init=False, repr=False)
-    pinned: Pinned | None = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        """Check everything, and settle what follows from the detector."""
-        for name, least, most in (("seed", 0, 2**32 - 1), ("max_tries", 1, 10**9)):
-            value = getattr(self, name)
-            if not is_whole(value) or not least <= int(value) <= most:
-                raise ValueError(f"{name}={value!r} must be a whole number from {least} to {most:,}")
-        self.detector._absorb()
-        settled: dict[str, Any] = {
-            "pinned": _pinned(self.detector, self.condition),
-            "limits": None if self.band is None else Band.of(self.detector, self.band),
-            "constraints": settle(self.constraints, self.detector),
-            "nearby": None
-            if self.near is None
-            else Near(self.detector, self.near, self.strength, condition=self.condition),
-        }
-        if settled["pinned"] is not None and self.near is not None:
-            raise ValueError(
-                "near= and condition= of columns cannot both be asked for; the rows near say what they are"
-            )
-        for name, value in settled.items():
-            object.__setattr__(self, name, value)
-
-    @property
-    def block(self) -> int:
-        """Kept rows of one block: `BLOCK`, or `IMAGE_BLOCK`."""
-        return IMAGE_BLOCK if self.detector.encoder_.container_ == "images" else BLOCK
-
-    def describe(self) -> dict[str, Any]:
-        """The recipe as JSON values, without the detector."""
-        return {
-            "seed": int(self.seed),
-            "condition": _told(self.condition),
-            "band": None if self.limits is None else self.limits.describe(),
-            "constraints": [item.describe() for item in self.constraints],
-            "near": None if self.nearby is None else self.nearby.describe(),
-            "max_tries": int(self.max_tries),
-            "copies": None
-            if self.check is None
-            else {"train": self.check.digest, "allowed": self.check.allowed, "kept": self.allow_copies},
-            "block": self.block,
-        }
 
 
 class Drawn(NamedTuple):
@@ -164,6 +65,7 @@ def draw(
     condition: Any = None,
     band: Any = None,
     constraints: Sequence[Constraint] = (),
+    marginals: Literal["data", "model"] = "data",
     near: Any = None,
     strength: Any = "auto",
     max_tries: int = 100,
@@ -179,7 +81,7 @@ def draw(
         Fitted.
     n : int
         Rows to keep.
-    seed, condition, band, constraints, near, strength, max_tries, allow_copies
+    seed, condition, band, constraints, marginals, near, strength, max_tries, allow_copies
         See :class:`Recipe`.
     train, held_out : rows, optional
         Training rows that copies are told by, and others that tell how often rows are equal by chance:
@@ -205,8 +107,11 @@ def draw(
     """
     if not is_whole(n) or n < 1:
         raise ValueError(f"n={n!r} must be a positive integer")
-    check = None if train is None else CopyCheck(train, held_out)
-    recipe = Recipe(detector, seed, condition, band, constraints, near, strength, max_tries, check, allow_copies)
+    names = None if detector.encoder_.container_ == "images" else known(detector)
+    check = None if train is None else CopyCheck(train, held_out, columns=names)
+    recipe = Recipe(
+        detector, seed, condition, band, constraints, marginals, near, strength, max_tries, check, allow_copies
+    )
     return _joined(list(draw_chunks(recipe, 0, int(n))))
 
 
@@ -308,13 +213,13 @@ def _raw(recipe: Recipe, block: int, start: int, n: int) -> _Piece:
     detector: Any = recipe.detector
     seed = (int(recipe.seed), block)
     if recipe.pinned is not None:
-        return _Piece(recipe.pinned.sample(n, seed, start), None)
+        return _Piece(recipe.matched(recipe.pinned.sample(n, seed, start), seed, start), None)
     given = {} if recipe.condition is None else {"condition": recipe.condition}
     encoder, labels = detector.encoder_, None
     if isinstance(encoder, JointEncoder) and encoder.label is not None:
         labels = detector.sample_conditions(n, seed, start=start, **given)[encoder.label].to_numpy()
     if recipe.nearby is None:
-        return _Piece(detector.sample(n, seed, start=start, **given), labels)
+        return _Piece(recipe.matched(detector.sample(n, seed, start=start, **given), seed, start), labels)
     rows, sources = recipe.nearby.sample(n, seed, start)
     piece = _Piece(rows, labels)
     piece.keep(~recipe.nearby.same(rows, sources), UNCHANGED)
@@ -337,24 +242,6 @@ def _too_few(recipe: Recipe, block: int, kept: int, drawn: Drawn) -> str:
         f"only {kept:,} of {drawn.tried:,} drawn rows were kept in block {block}, fewer than one in "
         f"max_tries={recipe.max_tries}. Refused by {told}. Loosen the first of these, or raise max_tries"
     )
-
-
-def _pinned(detector: Any, condition: Any) -> Pinned | None:
-    """What draws rows under one condition, unless the detector was fitted with conditions and does so itself."""
-    if condition is None:
-        return None
-    values = list(condition.values()) if isinstance(condition, Mapping) else [condition]
-    if any(np.ndim(value) for value in values):
-        raise ValueError("condition= must be one value, or one for each condition, that all rows are drawn under")
-    if isinstance(detector.encoder_, JointEncoder):
-        detector.sample_conditions(1, (0,), condition=condition)
-        return None
-    if not isinstance(condition, Mapping):
-        raise ValueError(
-            f"{type(detector).__name__} was fitted without condition=; name the column, as in condition={{'column': "
-            f"{condition!r}}}"
-        )
-    return Pinned(detector, condition)
 
 
 def _rows_in(rows: Any, mask: NDArray[np.bool_]) -> Any:
@@ -386,11 +273,3 @@ def _joined(parts: Sequence[Drawn]) -> Drawn:
 
     tried, copies = sum(part.tried for part in parts), sum(part.copies for part in parts)
     return Drawn(joined(0), joined(1), joined(2), joined(3), tried, refused, copies)
-
-
-def _told(value: Any) -> Any:
-    """A condition as JSON values."""
-    if isinstance(value, Mapping):
-        return {str(name): _told(item) for name, item in value.items()}
-    value = value.item() if isinstance(value, np.generic) else value
-    return value if value is None or isinstance(value, str | bool | int | float) else str(value)

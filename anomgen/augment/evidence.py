@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from anomgen.augment.draw import Recipe
 from anomgen.augment.formats import Format
 from anomgen.augment.given import Given, as_drawn, drawn_columns
 from anomgen.augment.plots import Samples
+from anomgen.augment.recipe import Recipe
 from anomgen.augment.shards import Shard
 from anomgen.encode import image_encoder
 from anomgen.quality import QualityReport, quality_report

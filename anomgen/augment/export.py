@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from anomgen.augment.columns import Columns
 from anomgen.augment.constraints import Constraint
-from anomgen.augment.draw import Recipe
 from anomgen.augment.formats import FORMATS, Format, Npz, Pictures, Tables
 from anomgen.augment.given import Given, is_table, known, near_rows, open_given
+from anomgen.augment.recipe import Recipe
 from anomgen.augment.run import ExportSummary, Run
 from anomgen.detector import Detector, state
 from anomgen.encode import image_encoder
@@ -33,6 +33,7 @@ def export(
     condition: Any = None,
     band: Any = None,
     constraints: Sequence[Constraint] = (),
+    marginals: Literal["data", "model"] = "data",
     near: Any = None,
     strength: Any = "auto",
     max_tries: int = 100,
@@ -77,7 +78,7 @@ def export(
     out : path
     format : {"parquet", "csv", "npz", "png"}, optional
         Of the parts of a folder: ``"parquet"`` by default, ``"png"`` for images, which may also be ``"npz"``.
-    seed, condition, band, constraints, near, strength, max_tries
+    seed, condition, band, constraints, marginals, near, strength, max_tries
         What is drawn, and which of it is kept: see :class:`~anomgen.augment.Recipe`. `near` may be a path, too.
     train : path, pattern, sequence of them, or rows, optional
         The rows that the model was fitted to. Drawn rows that are equal to one of them are refused. Columns that the
@@ -142,6 +143,7 @@ def export(
         condition=condition,
         band=band,
         constraints=constraints,
+        marginals=marginals,
         near=near_rows(detector, near),
         strength=strength,
         max_tries=max_tries,

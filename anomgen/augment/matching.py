@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from anomgen.encode.frame import build_series
 
 Array = NDArray[np.float64]
 
-PILOT = 16_384
+PILOT = 8_192
 """Draws that tell how the model distributes the values of a column."""
 PILOT_SEED = 20_261_121
 """Of these draws; the same for all recipes, so that one model always gives one map."""
@@ -29,7 +29,7 @@ class Matching:
 
     .. math:: x \mapsto Q_j(F_j(x))
 
-    with :math:`F_j` the distribution of column `j` under the model, estimated from 16,384 draws, and :math:`Q_j` the
+    with :math:`F_j` the distribution of column `j` under the model, estimated from 8,192 draws, and :math:`Q_j` the
     quantile function of the training rows. What the columns have to do with each other stays as the model has it, for
     ranks do not change; what the noise of training and the smoothness of a density do to a single column is undone: its
     atoms, its grid and its range come back. Where the model gives one value a probability, :math:`F_j` jumps, and a
@@ -37,11 +37,14 @@ class Matching:
 
     Parameters
     ----------
+    table : TableEncoder
+        Reads and writes the columns.
     marginals : Marginals
     pilot : mapping of int to ndarray
         Sorted draws of every numeric column.
     """
 
+    table: TableEncoder
     marginals: Marginals
     pilot: Mapping[int, Array]
 
@@ -54,38 +57,38 @@ class Matching:
         marginals = getattr(detector, "marginals_", None)
         if marginals is None or not marginals.pieces:
             return None
-        values = _table(detector).read(detector.sample(PILOT, random_state=PILOT_SEED))
+        encoder = detector.encoder_
+        table = encoder.rows_ if isinstance(encoder, JointEncoder) else encoder
+        assert isinstance(table, TableEncoder)
+        values = table.read(detector.sample(PILOT, random_state=PILOT_SEED))
         pilot = {j: np.sort(values[~np.isnan(values[:, j]), j]) for j in marginals.pieces}
-        return cls(marginals, {j: draws for j, draws in pilot.items() if len(draws)})
+        return cls(table, marginals, {j: draws for j, draws in pilot.items() if len(draws)})
 
-    def apply(self, detector: Detector, rows: Any, seed: int, first: int) -> Any:
+    def apply(self, rows: Any, seed: tuple[int, ...], first: int, given: Collection[Any] = ()) -> Any:
         """Rows `first` and following of the sequence that `seed` defines, mapped; what is missing stays so.
 
         Parameters
         ----------
-        detector : Detector
         rows : frame or ndarray of shape (n, p)
-        seed, first : int
+        seed : tuple of int
+        first : int
+        given : collection of column
+            Columns to leave as they are.
         """
-        table = _table(detector)
-        values = table.read(rows)
+        values = self.table.read(rows)
         mapped = rows.copy()
         numbers = np.arange(first, first + len(rows), dtype=np.int64)
         for j, draws in self.pilot.items():
+            if self.table.columns_[j].name in given:
+                continue
             known = np.flatnonzero(~np.isnan(values[:, j]))
             x = values[known, j]
             low, high = (np.searchsorted(draws, x, side=side) for side in ("left", "right"))
-            within = uniforms(seed + 7919 * (j + 1), numbers[known])
-            values[known, j] = self.marginals.quantile(j, (low + within * (high - low)) / len(draws))
-            _put(mapped, table, j, values[:, j])
+            own = int(np.random.SeedSequence([*seed, j]).generate_state(1, np.uint64)[0])
+            u = (low + uniforms(own, numbers[known]) * (high - low)) / len(draws)
+            values[known, j] = self.marginals.quantile(j, u)
+            _put(mapped, self.table, j, values[:, j])
         return mapped
-
-
-def _table(detector: Detector) -> TableEncoder:
-    encoder = detector.encoder_
-    table = encoder.rows_ if isinstance(encoder, JointEncoder) else encoder
-    assert isinstance(table, TableEncoder)
-    return table
 
 
 def _put(rows: Any, table: TableEncoder, j: int, values: Array) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from anomgen import runtime
 from anomgen.augment.columns import numbers_of, stored
+from anomgen.augment.matching import Matching
 from anomgen.detector import Detector, fitting
 from anomgen.detector.checks import data_digest, validated
 from anomgen.encode import JointEncoder, image_encoder
@@ -60,6 +61,8 @@ class Near:
         In (0, 1]: 0 would be the given row, 1 has little to do with it. ``"auto"`` is 0.3.
     condition : value or mapping, optional
         Conditions to draw under instead of those of the rows.
+    matching : Matching, optional
+        Brings numbers that are drawn anew to the distribution that their columns had in training.
 
     Raises
     ------
@@ -67,7 +70,15 @@ class Near:
         For rows that the detector could not score, or a strength outside (0, 1].
     """
 
-    def __init__(self, detector: Detector, rows: Any, strength: Any = "auto", *, condition: Any = None) -> None:
+    def __init__(
+        self,
+        detector: Detector,
+        rows: Any,
+        strength: Any = "auto",
+        *,
+        condition: Any = None,
+        matching: Matching | None = None,
+    ) -> None:
         self.detector, self.strength = detector, read_strength(strength)
         self.given = validated(detector, rows, reset=False, minimum=1)
         self.given = self.given[: len(self.given)] if image_encoder(detector.encoder_) is not None else self.given
@@ -79,6 +90,8 @@ class Near:
         able = abilities(model)
         self.method = "latent" if "perturb" in able else "redraw" if "sample_given" in able else "step"
         encoded = _encoded(detector, self.given, condition)
+        # Only what was drawn anew is distributed as draws are.
+        self.matching = matching if self.method == "redraw" else None
         self._rows = Batches(encoded, self.space, 0.0, self.device, model.codes)
         self._columns = _columns_of(encoder, self.space)
         self._unseen = torch.from_numpy(_unseen(encoder, self.space, self.given)).to(self.device)
@@ -100,6 +113,8 @@ class Near:
         height = fitting.drawing_height(model)
         drawn = runtime.sample_rows(self._tile, n, seed=seed, device=self.device, start=start, height=height).numpy()
         rows, sources = self.detector.encoder_.decode(drawn[:, :dim], model.codes), drawn[:, dim].astype(np.int64)
+        if self.matching is not None:
+            rows = self.matching.apply(rows, seed, start)
         for name, at in self._numbers.items():
             # A number that did not move is the given one, which decoding would round, or take into the training range.
             kept = (drawn[:, dim + 1 :][:, at] == 0).all(axis=1)

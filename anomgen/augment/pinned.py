@@ -42,7 +42,8 @@ class Pinned:
                 "columns given others; keep the rows wanted by Levels or Range, or fit with condition="
             )
         self.detector = detector
-        row, self._numbers, names = detector.sample(1, (0,)), dict[Name, float](), list[Name]()
+        row, self._numbers = detector.sample(1, (0,)), dict[Name, float]()
+        self.names: list[Name] = []
         for given, value in values.items():
             name = columns.find(given)
             if columns.role(name) == "category" or columns.known[name].kind == "constant":
@@ -53,12 +54,12 @@ class Pinned:
                     raise ValueError(f"condition {name!r} has no value")
                 self._numbers[name] = number
                 row = stored(row, name, np.array([number]))
-            names.append(name)
+            self.names.append(name)
         encoder: Any = detector.encoder_
         self._device = fitting.device_of(model)
         encoded = encoder.encode(row, cells=True, codes=model.codes)
         self._row = Batches(encoded, Space(**encoder.layout()), 0.0, self._device, model.codes)
-        own = [encoder.columns_[j].name in names for j, _ in encoder.coordinates_]
+        own = [encoder.columns_[j].name in self.names for j, _ in encoder.coordinates_]
         self._observed = torch.tensor(own, device=self._device)
 
     def sample(self, n: int, seed: tuple[int, ...], start: int = 0) -> Any:

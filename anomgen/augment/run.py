@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from anomgen.augment.card import Facts, write_card
-from anomgen.augment.draw import COPY, Recipe
+from anomgen.augment.draw import COPY
 from anomgen.augment.evidence import Evidence
 from anomgen.augment.formats import Format, Tables
 from anomgen.augment.given import Given
+from anomgen.augment.recipe import Recipe
 from anomgen.augment.shards import Cost, Manifest, Shard, is_ours, make_plan, write_shards
 from anomgen.detector import state
 from anomgen.jobs.errors import Interrupted

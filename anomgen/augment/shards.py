@@ -17,8 +17,9 @@ import torch
 
 from anomgen import runtime
 from anomgen.augment.card import PLOTS, REPORT
-from anomgen.augment.draw import Recipe, draw_block
+from anomgen.augment.draw import draw_block
 from anomgen.augment.formats import METADATA, Format
+from anomgen.augment.recipe import Recipe
 from anomgen.jobs import manifest as jobs
 from anomgen.jobs.manifest import Line
 from anomgen.jobs.whole import PARTIAL, arriving, sha256

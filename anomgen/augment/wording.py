@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 SHOWN = 60
 """Columns listed at most."""
+MATCHED = "numbers brought to the distribution that they had in training"
 OURS = ("synthetic", "seed", "model_id")
 CAPTIONS = {
     "images": "Real images and synthetic ones.",
@@ -91,6 +92,9 @@ def _making(facts: Facts) -> Iterator[str]:
         "condition": _json(recipe.get("condition")),
         "band of scores": _band(recipe.get("band")),
         "constraints": "<br>".join(map(_constraint, recipe.get("constraints", ()))) or None,
+        "columns": "numbers brought to the distribution they had in training"
+        if recipe.get("marginals") == "data"
+        else None,
         "near": _near(recipe.get("near")),
         "kind of anomaly": f"{recipe['kind']}, strength {recipe['strength']}" if "kind" in recipe else None,
         "versions": ", ".join(f"{name} {version}" for name, version in facts["versions"].items()),

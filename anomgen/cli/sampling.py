@@ -55,6 +55,7 @@ def sample(
     sum_: Annotated[list[str] | None, Parameter(name="--sum", negative="")] = None,
     solve: Many = None,
     where: Many = None,
+    marginals: Literal["data", "model"] = "data",
     near: Path | None = None,
     strength: str = "auto",
     kind: Literal["local", "global", "dependency", "cluster"] | None = None,
@@ -104,6 +105,9 @@ def sample(
         The column of the sum that is computed from the others.
     where
         Only rows for which an expression of columns is true, such as "amount < balance"; may be repeated.
+    marginals
+        Bring the numbers of every column to the distribution that they had in training, or leave them as the model
+        draws them.
     near
         File of rows to make more of.
     strength
@@ -149,7 +153,8 @@ def sample(
     common: dict[str, Any] = {"seed": seed, "strength": far, "train": train, "allow_copies": allow_copies, "like": like}
     from anomgen.augment import export, export_anomalies
 
-    if kind is not None and (constraints or near or evaluate or format or any(chosen.values())):
+    others = constraints or near or evaluate or format or marginals == "model"
+    if kind is not None and (others or any(chosen.values())):
         raise UsageError(
             "sample: --kind makes anomalies, which nothing else chooses among; leave the other options out"
         )
@@ -165,6 +170,7 @@ def sample(
                 **common,
                 **chosen,
                 constraints=constraints,
+                marginals=marginals,
                 near=near,
                 max_tries=max_tries,
                 held_out=evaluate,
