@@ -147,7 +147,7 @@ def _quality(facts: Facts, report: QualityReport | None, pictures: Sequence[str]
 def measures(report: QualityReport) -> Iterator[tuple[str, str, str]]:
     """What was measured, its value, and what it would be of rows that are as good as real ones."""
     known, real = report.metrics(), report.reference
-    shapes, pairs = ("1", "1") if real is None else (f"{real.column_shapes:.3f}", f"{real.pair_trends:.3f}")
+    shapes, pairs = ("near 1", "near 1") if real is None else (f"{real.column_shapes:.3f}", f"{real.pair_trends:.3f}")
     yield "columns alike (mean)", f"{known['column_shapes']:.3f}", shapes
     yield "pairs of columns alike (mean)", f"{known['pair_trends']:.3f}", pairs
     yield "told from real rows by a classifier, AUROC", _interval(report.two_sample), "0.5"
@@ -155,7 +155,7 @@ def measures(report: QualityReport) -> Iterator[tuple[str, str, str]]:
         name = f"model trained on them predicts `{one.target}`, {one.measure}"
         yield name, f"{one.synthetic:.3f}", f"{one.real:.3f}"
     for name, value in report.neighbours._asdict().items():
-        yield f"{name} among {K} neighbours", f"{value:.3f}", "1"
+        yield f"{name} among {K} neighbours", f"{value:.3f}", "near 1"
     if report.closest is not None:
         yield "nearer to a training row than 99 % of held-out rows", f"{report.closest.nearer:.2%}", "1 %"
         yield "nearer to a training row than half of them", f"{report.closest.nearer_half:.1%}", "50 %"
