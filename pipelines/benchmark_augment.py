@@ -161,7 +161,7 @@ def copied(method: str, table: str, seed: int, options: argparse.Namespace) -> d
         warnings.simplefilter("ignore", ConvergenceWarning)
         ours.fit(train, seed)
     checked = {"train": train, "held_out": held_out, "allow_copies": False}
-    drawn = augment.draw(ours.detector, len(train), seed=seed, **checked)
+    drawn = ours.draw(len(train), seed, **checked)
     scores = [ours.detector.score_samples(part) for part in (train, held_out)]
     about = {"table": table, "seed": seed, "method": method, "refused": drawn.copies}
     return about | nearness(drawn.rows, train, held_out, seed) | {"membership": quality.membership(*scores).value}
