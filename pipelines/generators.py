@@ -42,7 +42,7 @@ class Ours:
 
     def __str__(self) -> str:
         told = f"{self.make.__name__}({', '.join(f'{name}={value!r}' for name, value in self.options.items())})"
-        return f"{told}, near the training rows" if self.near else told
+        return f"{told}, near the training rows at strength {STRENGTH}, y kept" if self.near else told
 
     def fit(self, rows: pd.DataFrame, seed: int) -> None:
         # The threshold plays no part in drawing; a given one saves the fits that an automatic one takes.
@@ -53,7 +53,8 @@ class Ours:
         return self.draw(n, seed).rows
 
     def draw(self, n: int, seed: int, **checked: Any) -> augment.Drawn:
-        return augment.draw(self.detector, n, seed=seed, near=self.rows if self.near else None, **checked)
+        near = {"near": self.rows, "strength": STRENGTH, "keep": ["y"]} if self.near else {}
+        return augment.draw(self.detector, n, seed=seed, **near, **checked)
 
 
 class Themselves:
@@ -282,6 +283,8 @@ class Smote(Peer):
 
 SHARP = {"conditional": "mixtures", "noise": 0.02}
 """Draws are as blurred as the training noise, which is wider by default, where detection profits from it."""
+STRENGTH = 0.5
+"""Half of the columns are drawn anew: rows are then about as far from the training rows as others of the data."""
 GENERATORS: dict[str, Callable[[], Generator]] = {
     "autoregressive": lambda: Ours(AutoregressiveDetector, SHARP),
     "autoregressive, near": lambda: Ours(AutoregressiveDetector, SHARP, near=True),

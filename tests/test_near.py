@@ -98,6 +98,31 @@ def test_a_latent_that_does_not_move_gives_the_row_back(family: str) -> None:
     assert (away - z)[there].abs().median() > 0.1
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_columns_that_are_kept_stay_where_a_column_can(family: str) -> None:
+    if "perturb" in abilities(fitted(family).model_):
+        with pytest.raises(ValueError, match=r"keep=.*in its latent space, where no column stays"):
+            Near(fitted(family), table()[:30], keep=["c"])
+        return
+    near = Near(fitted(family), table()[:30], 0.9, keep=["c", "a"])
+    assert near.describe()["keep"] == ["a", "c"]
+    rows, sources = near.sample(300, (4,))
+    given = table()[:30].iloc[sources].reset_index(drop=True)
+    for name in ("a", "c"):
+        pd.testing.assert_series_equal(rows[name], given[name])
+    assert (rows["k"] != given["k"]).mean() > 0.2
+
+
+def test_columns_to_keep_are_columns_of_rows_near_and_not_all_of_them() -> None:
+    detector = fitted("MixtureDetector")
+    with pytest.raises(ValueError, match="there is no column 'z'"):
+        Near(detector, table()[:3], keep=["z"])
+    with pytest.raises(ValueError, match="leaves no column that can move"):
+        Near(detector, table()[:3], keep=list(table().columns))
+    with pytest.raises(ValueError, match=r"keep=.* is about the rows of near="):
+        draw(detector, 5, keep=["c"])
+
+
 class TestUntouched:
     def rows(self) -> pd.DataFrame:
         rows = table()[:4].copy()

@@ -68,6 +68,7 @@ def draw(
     marginals: Literal["data", "model"] = "data",
     near: Any = None,
     strength: Any = "auto",
+    keep: Sequence[Any] = (),
     max_tries: int = 100,
     train: Any = None,
     allow_copies: bool = True,
@@ -81,7 +82,7 @@ def draw(
         Fitted.
     n : int
         Rows to keep.
-    seed, condition, band, constraints, marginals, near, strength, max_tries, allow_copies
+    seed, condition, band, constraints, marginals, near, strength, keep, max_tries, allow_copies
         See :class:`Recipe`.
     train, held_out : rows, optional
         Training rows that copies are told by, and others that tell how often rows are equal by chance:
@@ -110,7 +111,18 @@ def draw(
     names = None if detector.encoder_.container_ == "images" else known(detector)
     check = None if train is None else CopyCheck(train, held_out, columns=names)
     recipe = Recipe(
-        detector, seed, condition, band, constraints, marginals, near, strength, max_tries, check, allow_copies
+        detector,
+        seed=seed,
+        condition=condition,
+        band=band,
+        constraints=constraints,
+        marginals=marginals,
+        near=near,
+        strength=strength,
+        keep=keep,
+        max_tries=max_tries,
+        check=check,
+        allow_copies=allow_copies,
     )
     return _joined(list(draw_chunks(recipe, 0, int(n))))
 

@@ -36,6 +36,7 @@ def export(
     marginals: Literal["data", "model"] = "data",
     near: Any = None,
     strength: Any = "auto",
+    keep: Sequence[Any] = (),
     max_tries: int = 100,
     train: Any = None,
     held_out: Any = None,
@@ -78,7 +79,7 @@ def export(
     out : path
     format : {"parquet", "csv", "npz", "png"}, optional
         Of the parts of a folder: ``"parquet"`` by default, ``"png"`` for images, which may also be ``"npz"``.
-    seed, condition, band, constraints, marginals, near, strength, max_tries
+    seed, condition, band, constraints, marginals, near, strength, keep, max_tries
         What is drawn, and which of it is kept: see :class:`~anomgen.augment.Recipe`. `near` may be a path, too.
     train : path, pattern, sequence of them, or rows, optional
         The rows that the model was fitted to. Drawn rows that are equal to one of them are refused. Columns that the
@@ -146,6 +147,7 @@ def export(
         marginals=marginals,
         near=near_rows(detector, near),
         strength=strength,
+        keep=keep,
         max_tries=max_tries,
         check=None if known_rows is None else _check(detector, known_rows, others),
         allow_copies=allow_copies,

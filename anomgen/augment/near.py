@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from anomgen import runtime
-from anomgen.augment.columns import numbers_of, stored
+from anomgen.augment.columns import Columns, numbers_of, stored
 from anomgen.augment.matching import Matching
 from anomgen.detector import Detector, fitting
 from anomgen.detector.checks import data_digest, validated
@@ -59,6 +60,8 @@ class Near:
         Laid out as the training rows were; anomalies are welcome.
     strength : float or "auto"
         In (0, 1]: 0 would be the given row, 1 has little to do with it. ``"auto"`` is 0.3.
+    keep : sequence of column
+        Columns that stay as they are in the row that is moved, such as a label; not where rows move in a latent space.
     condition : value or mapping, optional
         Conditions to draw under instead of those of the rows.
     matching : Matching, optional
@@ -67,7 +70,7 @@ class Near:
     Raises
     ------
     ValueError
-        For rows that the detector could not score, or a strength outside (0, 1].
+        For rows that the detector could not score, a strength outside (0, 1], or columns that cannot be kept.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class Near:
         rows: Any,
         strength: Any = "auto",
         *,
+        keep: Sequence[Name] = (),
         condition: Any = None,
         matching: Matching | None = None,
     ) -> None:
@@ -94,6 +98,8 @@ class Near:
         self.matching = matching if self.method == "redraw" else None
         self._rows = Batches(encoded, self.space, 0.0, self.device, model.codes)
         self._columns = _columns_of(encoder, self.space)
+        self.keep = self._kept(keep)
+        self._still = torch.isin(self._columns, torch.tensor([j for j, _ in self.keep], dtype=torch.int64))
         self._unseen = torch.from_numpy(_unseen(encoder, self.space, self.given)).to(self.device)
         self._numbers = _numbers_at(encoder)
 
@@ -103,6 +109,7 @@ class Near:
             "rows": len(self.given),
             "sha256": data_digest(self.given),
             "strength": self.strength,
+            **({"keep": [str(name) for _, name in self.keep]} if self.keep else {}),
             "method": self.method,
             "means": METHODS[self.method],
         }
@@ -162,6 +169,7 @@ class Near:
         """Coordinates of columns chosen with probability `share`, shape ``(n, d)``: `least` one column a row."""
         width = int(self._columns.max()) + 1
         draws = torch.rand(n, width, device=self.device)
+        draws[:, self._columns[self._still]] = torch.inf
         chosen = draws < share
         if least:
             chosen |= draws == draws.amin(1, keepdim=True)
@@ -183,7 +191,26 @@ class Near:
         for source, chance in ((other, 0.5), (fresh, 0.25)):
             taken = self._chosen(n, chance * self.strength, least=False) & whole
             moved = torch.where(taken, source, moved)
-        return torch.where(torch.tensor(self.space.condition, device=self.device), z, moved)
+        still = torch.tensor(self.space.condition) | self._still
+        return torch.where(still.to(self.device), z, moved)
+
+    def _kept(self, keep: Sequence[Name]) -> list[tuple[int, Name]]:
+        """Numbers and names of the columns to keep."""
+        names = [keep] if isinstance(keep, str | int) else list(keep)
+        if not names:
+            return []
+        columns, encoder = Columns(self.detector), self.detector.encoder_
+        found = {columns.find(name) for name in names}
+        if self.method == "latent":
+            raise ValueError(
+                f"keep={names!r}: {type(self.detector).__name__} moves rows in its latent space, where no column stays "
+                "as it is; fit it with condition= for these columns, or use a family that redraws columns, such as "
+                "AutoregressiveDetector"
+            )
+        kept = [(j, column.name) for j, column in enumerate(encoder.columns_) if column.name in found]
+        if {j for j, _ in kept} >= set(self._columns.tolist()) - {-1}:
+            raise ValueError(f"keep={names!r} leaves no column that can move")
+        return kept
 
     @property
     def _discrete(self) -> Tensor:

@@ -50,6 +50,8 @@ class Recipe:
         Make more of these rows instead of drawing any: see :class:`~anomgen.augment.near.Near`.
     strength : float or "auto"
         How far from `near` rows may go, in (0, 1]; ``"auto"`` is 0.3.
+    keep : sequence of column
+        Columns of `near` rows that stay as they are, such as a label.
     max_tries : int
         Raw rows drawn for each kept row at most, on average over a block.
     check : CopyCheck, optional
@@ -71,6 +73,7 @@ class Recipe:
     marginals: Literal["data", "model"] = "data"
     near: Any = None
     strength: Any = "auto"
+    keep: Sequence[Any] = ()
     max_tries: int = 100
     check: CopyCheck | None = None
     allow_copies: bool = False
@@ -95,16 +98,20 @@ class Recipe:
             "pinned": _pinned(self.detector, self.condition),
             "limits": None if self.band is None else Band.of(self.detector, self.band),
             "constraints": settle(self.constraints, self.detector),
-            "nearby": None
-            if self.near is None
-            else Near(self.detector, self.near, self.strength, condition=self.condition, matching=matching),
+            "nearby": None if self.near is None else self._nearby(matching),
         }
+        if len(self.keep) and self.near is None:
+            raise ValueError(f"keep={self.keep!r} is about the rows of near=, and there are none")
         if settled["pinned"] is not None and self.near is not None:
             raise ValueError(
                 "near= and condition= of columns cannot both be asked for; the rows near say what they are"
             )
         for name, value in settled.items():
             object.__setattr__(self, name, value)
+
+    def _nearby(self, matching: Matching | None) -> Near:
+        more = {"keep": self.keep, "condition": self.condition, "matching": matching}
+        return Near(self.detector, self.near, self.strength, **more)
 
     @property
     def block(self) -> int:

@@ -276,9 +276,9 @@ def _constraint(item: Mapping[str, Any]) -> str:
 def _near(near: Mapping[str, Any] | None) -> str | None:
     if near is None:
         return None
-    return (
-        f"{_source({'rows': near['rows'], 'digest': near['sha256']})}, strength {near['strength']:g}: {near['means']}"
-    )
+    kept = f", {', '.join(f'`{name}`' for name in near['keep'])} kept" if near.get("keep") else ""
+    rows = _source({"rows": near["rows"], "digest": near["sha256"]})
+    return f"{rows}, strength {near['strength']:g}: {near['means']}{kept}"
 
 
 def _json(value: Any) -> str | None:

@@ -58,6 +58,7 @@ def sample(
     marginals: Literal["data", "model"] = "data",
     near: Path | None = None,
     strength: str = "auto",
+    keep: Many = None,
     kind: Literal["local", "global", "dependency", "cluster"] | None = None,
     max_tries: Annotated[int, Parameter(validator=AT_LEAST_ONE)] = 100,
     train: Many = None,
@@ -112,6 +113,8 @@ def sample(
         File of rows to make more of.
     strength
         How far rows go from those of --near, or anomalies of a --kind from usual rows: above 0, up to 1.
+    keep
+        Column of --near rows that stays as it is, such as a label; may be repeated.
     kind
         Draw anomalies instead, for testing detectors: a few columns off (local), beyond the training range (global),
         columns that do not fit together (dependency), or a group of its own (cluster).
@@ -153,7 +156,7 @@ def sample(
     common: dict[str, Any] = {"seed": seed, "strength": far, "train": train, "allow_copies": allow_copies, "like": like}
     from anomgen.augment import export, export_anomalies
 
-    others = constraints or near or evaluate or format or marginals == "model"
+    others = constraints or near or keep or evaluate or format or marginals == "model"
     if kind is not None and (others or any(chosen.values())):
         raise UsageError(
             "sample: --kind makes anomalies, which nothing else chooses among; leave the other options out"
@@ -172,6 +175,7 @@ def sample(
                 constraints=constraints,
                 marginals=marginals,
                 near=near,
+                keep=keep or (),
                 max_tries=max_tries,
                 held_out=evaluate,
                 evaluate=bool(evaluate),
