@@ -95,7 +95,6 @@ def test_smote_draws_new_rows_of_each_class_in_its_share(generators: ModuleType,
 
 
 def test_a_copula_keeps_margins_and_dependence(generators: ModuleType) -> None:
-    pytest.importorskip("statsmodels")
     z = np.random.default_rng(0).normal(size=(2000, 2))
     rows = pd.DataFrame({"a": np.exp(z[:, 0]), "b": z[:, 0] + z[:, 1], "y": (z[:, 1] > 1).astype(int)})
     drawn = generators.draw("copula (statsmodels)", rows, 2000, 0)
