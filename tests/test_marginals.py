@@ -103,6 +103,15 @@ def test_draws_get_the_columns_of_the_training_rows(rows: pd.DataFrame, fitted: 
     assert (np.diff(mapped["other"].to_numpy()[order]) >= 0).all()
 
 
+def test_continuous_columns_do_not_shrink_to_the_values_that_were_looked_at(rows: pd.DataFrame, fitted: Any) -> None:
+    drawn = draw(fitted, 30_000, seed=2).rows
+    assert drawn["other"].nunique() > 29_900
+    assert rows["other"].min() < drawn["other"].min()
+    assert drawn["other"].max() < rows["other"].max()
+    spread = np.quantile(drawn["other"], [0.1, 0.5, 0.9])
+    np.testing.assert_allclose(spread, np.quantile(rows["other"], [0.1, 0.5, 0.9]), atol=0.06)
+
+
 def test_a_row_is_mapped_alike_wherever_it_is_cut(fitted: Any) -> None:
     matching = Matching.of(fitted)
     assert matching is not None

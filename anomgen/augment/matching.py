@@ -32,8 +32,9 @@ class Matching:
     with :math:`F_j` the distribution of column `j` under the model, estimated from 8,192 draws, and :math:`Q_j` the
     quantile function of the training rows. What the columns have to do with each other stays as the model has it, for
     ranks do not change; what the noise of training and the smoothness of a density do to a single column is undone: its
-    atoms, its grid and its range come back. Where the model gives one value a probability, :math:`F_j` jumps, and a
-    number within the jump is taken that depends on seed, row and column alone.
+    atoms, its grid and its range come back. Between draws :math:`F_j` rises evenly. Where the model gives one value a
+    probability it jumps, and a number within the jump is taken that depends on seed, row and column alone; beyond the
+    outermost draws likewise, so that the smallest and the largest training value do not come back themselves.
 
     Parameters
     ----------
@@ -82,13 +83,28 @@ class Matching:
             if self.table.columns_[j].name in given:
                 continue
             known = np.flatnonzero(~np.isnan(values[:, j]))
-            x = values[known, j]
-            low, high = (np.searchsorted(draws, x, side=side) for side in ("left", "right"))
             own = int(np.random.SeedSequence([*seed, j]).generate_state(1, np.uint64)[0])
-            u = (low + uniforms(own, numbers[known]) * (high - low)) / len(draws)
+            u = _shares(draws, values[known, j], uniforms(own, numbers[known]))
             values[known, j] = self.marginals.quantile(j, u)
             _put(mapped, self.table, j, values[:, j])
         return mapped
+
+
+def _shares(draws: Array, x: Array, uniform: Array) -> Array:
+    """The distribution function that sorted `draws` tell, at `x`; `uniform` chooses where it jumps or nothing is known.
+
+    A value drawn once stands in the middle of its step, so that values between two of them keep their order and stay
+    apart: steps alone would map all draws to as few values as were looked at.
+    """
+    low, high = (np.searchsorted(draws, x, side=side) / len(draws) for side in ("left", "right"))
+    levels, counts = np.unique(draws, return_counts=True)
+    middle, half = np.cumsum(counts) - 0.5 * counts, np.where(counts > 1, 0.5 * counts, 0.0)
+    rise = np.stack([middle - half, middle + half], axis=1).ravel() / len(draws)
+    between = np.interp(x, np.repeat(levels, 2), rise)
+    seen = low < high
+    low = np.where(seen, low, np.where(x < draws[0], 0.0, between))
+    high = np.where(seen, high, np.where(x > draws[-1], 1.0, between))
+    return np.asarray(low + uniform * (high - low))
 
 
 def _put(rows: Any, table: TableEncoder, j: int, values: Array) -> None:
