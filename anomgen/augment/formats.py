@@ -67,7 +67,7 @@ class Format(ABC):
 
     @abstractmethod
     def read(self, place: Path, at: NDArray[np.int64]) -> Any:
-        """The rows at these positions of a part, in rising order, laid out as drawn."""
+        """The rows at these positions of a part, in rising order: a frame, an array or images."""
 
 
 class Tables(Format):
@@ -87,15 +87,18 @@ class Tables(Format):
         return self.layout.table(drawn)
 
     def read(self, place: Path, at: NDArray[np.int64]) -> Any:
-        """A frame, or an array where the training rows were one."""
+        """A frame."""
         names = [name for name in self.layout.own if name in self.layout.names]
         frames, start = [], 0
-        for chunk in open_source(place, names, types=self.types).chunks():
+        for chunk in open_source(place, names, types=self._told()).chunks():
             inside = at[(at >= start) & (at < start + len(chunk))] - start
             frames.append(chunk.iloc[inside])
             start += len(chunk)
-        frame = pd.concat(frames, ignore_index=True)
-        return frame[self.layout.names].to_numpy(np.float64, na_value=np.nan) if self.layout.array else frame
+        return pd.concat(frames, ignore_index=True)
+
+    def _told(self) -> dict[str, Any]:
+        """The types that a reader of the file has to be told; a Parquet file tells them itself."""
+        return {}
 
 
 class Parquet(Tables):
@@ -141,9 +144,15 @@ class Csv(Tables):
         import pyarrow as pa
         import pyarrow.csv as pc
 
-        plain = [(f.name, f.type.value_type if pa.types.is_dictionary(f.type) else f.type) for f in self.layout.schema]
-        with pc.CSVWriter(place, pa.schema(plain)) as writer:
-            yield lambda table: writer.write_table(table.cast(pa.schema(plain)))
+        schema = pa.schema(list(self._told().items()))
+        with pc.CSVWriter(place, schema) as writer:
+            yield lambda table: writer.write_table(table.cast(schema))
+
+    def _told(self) -> dict[str, Any]:
+        """The types without dictionaries, which are no way to write a CSV file."""
+        import pyarrow as pa
+
+        return {f.name: f.type.value_type if pa.types.is_dictionary(f.type) else f.type for f in self.layout.schema}
 
 
 class Npz(Format):

@@ -31,18 +31,25 @@ class Given:
     rows : frame, array, images, ImageFolder or Source
     files : tuple of str
         Where they come from; empty for rows in memory.
-    encoder : ImageEncoder or None
-        Of a model of images.
+    detector : Detector
     """
 
     rows: Any
     files: tuple[str, ...]
-    encoder: ImageEncoder | None
+    detector: Detector
+
+    @property
+    def encoder(self) -> ImageEncoder | None:
+        """Of a model of images."""
+        return image_encoder(self.detector.encoder_)
 
     def chunks(self) -> Iterator[Any]:
-        """The rows in order, in constant memory; images at the size of the model, in its 256 levels."""
+        """The rows in order, in constant memory; of images at the size of the model, in its 256 levels."""
         for piece in self._pieces():
-            yield piece if self.encoder is None else self.encoder.from_levels(self.encoder.levels(piece))
+            if self.encoder is None:
+                yield drawn_columns(self.detector, piece)
+            else:
+                yield self.encoder.from_levels(self.encoder.levels(piece))
 
     def spread(self, most: int) -> Any:
         """At most so many of the rows, evenly from first to last."""
@@ -81,16 +88,15 @@ def open_given(detector: Detector, rows: Any) -> Given:
     """
     encoder = image_encoder(detector.encoder_)
     if not is_path(rows):
-        return Given(
-            rows if encoder is not None or isinstance(rows, Source) else drawn_columns(detector, rows), (), encoder
-        )
+        held = encoder is not None or isinstance(rows, Source)
+        return Given(rows if held else drawn_columns(detector, rows), (), detector)
     if encoder is not None and holds_pictures(rows):
         mode: Any = "L" if encoder.shape_[0] == 1 else "RGB"
-        return Given(ImageFolder(rows, size=encoder.size, mode=mode), (str(rows),), encoder)
+        return Given(ImageFolder(rows, size=encoder.size, mode=mode), (str(rows),), detector)
     source = open_source(rows)
     if encoder is None and source.names:
         source = open_source(rows, known(detector))
-    return Given(source, tuple(map(str, source.files)), encoder)
+    return Given(source, tuple(map(str, source.files)), detector)
 
 
 def near_rows(detector: Detector, near: Any) -> Any:
@@ -102,10 +108,13 @@ def near_rows(detector: Detector, near: Any) -> Any:
 
 
 def as_drawn(detector: Detector, rows: Any) -> Any:
-    """Rows with all columns of the training rows, where they lack those that the model was told to leave out."""
+    """Rows of the kind of the training rows, with all of their columns: without a value where the rows lack them."""
     if not isinstance(rows, pd.DataFrame):
         return rows
     names = detector.encoder_.names_
+    if detector.encoder_.container_ == "array":
+        own = rows.rename(columns=str).reindex(columns=[f"x{name}" for name in names])
+        return own.to_numpy(np.float64, na_value=np.nan)
     lacking = {name: pd.Series(pd.NA, rows.index, dtype=object) for name in names if name not in rows.columns}
     return rows.assign(**lacking)[names]
 
@@ -147,10 +156,21 @@ def picked(chunks: Iterator[Any], n: int, most: int) -> Any:
 
 
 def drawn_columns(detector: Detector, rows: Any) -> Any:
-    """Rows of a table in memory without columns that the model does not draw."""
+    """Rows of a table as a frame of the columns that the model draws; images as they are.
+
+    Raises
+    ------
+    ValueError
+        If the rows lack one of them.
+    """
+    if detector.encoder_.container_ == "images":
+        return np.asarray(rows)
     frame = to_frame(rows)
     if frame is None:
-        return np.asarray(rows)
+        array = np.asarray(rows)
+        if array.ndim != 2:
+            raise ValueError(f"rows of a table have two dimensions, but these have shape {array.shape}")
+        frame = pd.DataFrame(array, columns=[f"x{j}" for j in range(array.shape[1])], copy=False)
     named = {str(name): name for name in frame.columns}
     wanted = known(detector)
     missing = [name for name in wanted if name not in named]
