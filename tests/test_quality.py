@@ -130,6 +130,25 @@ def test_neighbourhoods_equal_brute_force() -> None:
         prdc(drawn[:4], real, k=4)
 
 
+def test_neighbourhoods_of_levels_reach_rows_that_are_as_far() -> None:
+    rng = np.random.default_rng(0)
+    real, drawn = (rng.integers(0, 3, (200, 3)) for _ in range(2))
+    # Distances of rows of levels are square roots of how many levels differ.
+    apart = [(a[:, None] != b[None]).sum(2) for a, b in ((real, real), (drawn, drawn), (real, drawn))]
+    own, others = (np.sort(each, axis=1)[:, 5] for each in apart[:2])
+    held = apart[2] <= own[:, None]
+    expected = (
+        held.any(0).mean(),
+        (apart[2] <= others).any(1).mean(),
+        held.sum(0).mean() / 5,
+        (apart[2].min(1) <= own).mean(),
+    )
+    levels = [pd.DataFrame(part.astype(str)).add_prefix("c") for part in (drawn, real)]
+    assert tuple(prdc(*levels)) == pytest.approx(expected, rel=1e-12)
+    equal = pd.DataFrame({"a": ["x"] * 20, "b": ["y"] * 20})
+    assert prdc(equal, equal).precision == 1.0
+
+
 def test_neighbourhoods_of_good_and_of_narrow_rows(payments: tuple[pd.DataFrame, ...]) -> None:
     _, held_out, more = payments
     good = prdc(more, held_out)
@@ -173,13 +192,26 @@ def of_another_kind(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(hour=frame["hour"].astype(str))
 
 
+def infinite(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.assign(amount=np.where(frame.index == frame.index[0], np.inf, frame["amount"]))
+
+
+def twice(frame: pd.DataFrame) -> pd.DataFrame:
+    return pd.concat([frame, frame[["hour"]]], axis=1)
+
+
 def without_common_columns(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.add_prefix("my_")
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [(of_another_kind, "column 'hour' holds text"), (without_common_columns, "no column is in all tables")],
+    [
+        (of_another_kind, "column 'hour' holds text"),
+        (infinite, "column 'amount' holds infinite values"),
+        (twice, "column 'hour' appears more than once"),
+        (without_common_columns, "no column is in all tables"),
+    ],
 )
 def test_tables_that_cannot_be_compared(
     payments: tuple[pd.DataFrame, ...], change: Callable[[pd.DataFrame], pd.DataFrame], message: str
@@ -187,6 +219,19 @@ def test_tables_that_cannot_be_compared(
     _, held_out, more = payments
     with pytest.raises(ValueError, match=message):
         column_shapes(change(more), held_out)
+
+
+def test_a_column_without_values_among_drawn_rows_is_told_and_teaches_nothing(
+    payments: tuple[pd.DataFrame, ...],
+) -> None:
+    _, held_out, more = payments
+    drawn = more.assign(amount=np.nan)
+    assert two_sample_auroc(drawn, held_out).value > 0.99
+    [found] = transfer(drawn, held_out, target="label")
+    [whole] = transfer(more, held_out, target="label")
+    assert 0.5 < found.synthetic < whole.synthetic
+    both = two_sample_auroc(drawn, held_out.assign(amount=np.nan))
+    assert both.low < 0.55
 
 
 def test_rare_levels_of_many_do_not_give_rows_away() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from anomgen import MixtureDetector
 from anomgen.data import ImageFolder, make_payments, open_source
 from anomgen.encode import Labelled
 from anomgen.quality import QualityReport, quality_report
+from anomgen.quality.limits import limits_of
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +61,14 @@ def test_copies_are_told(payments: tuple[pd.DataFrame, ...]) -> None:
     assert found.metrics()["closest_nearer"] == pytest.approx(0.5, abs=0.03)
     assert sum("50" in sentence and "training row" in sentence for sentence in found.limits) == 2
     assert any("Membership was not checked" in sentence for sentence in found.limits)
+
+
+def test_near_copies_are_told_beyond_what_chance_makes_of_few_rows(good: QualityReport) -> None:
+    assert good.closest is not None
+    near = replace(good, closest=replace(good.closest, nearer=0.03))
+    few = replace(near, rows=dict.fromkeys(good.rows, 100))
+    told = [" ".join(limits_of(report, {}, {}, "label")) for report in (near, few)]
+    assert ["near copies." in text for text in told] == [True, False]
 
 
 def test_without_training_rows_nothing_is_said_on_copies(payments: tuple[pd.DataFrame, ...]) -> None:

@@ -127,7 +127,7 @@ def told_apart(synthetic: Any, real: Any, seed: int = 0, folds: int = FOLDS) -> 
     def fold(split: tuple[Any, Any]) -> tuple[float, float]:
         learned, tested = split
         model = HistGradientBoostingClassifier(categorical_features=layout.discrete, random_state=seed)
-        chance = model.fit(X[learned], y[learned]).predict_proba(X[tested])[:, 1]
+        chance = model.fit(_some_value(X[learned]), y[learned]).predict_proba(X[tested])[:, 1]
         return _delong(chance[y[tested] == 1], chance[y[tested] == 0])
 
     told = np.array(_each(fold, StratifiedKFold(folds, shuffle=True, random_state=seed).split(X, y)))
@@ -269,7 +269,8 @@ def _classified(X: Array, y: Array, X_test: Array, y_test: Array, discrete: Mask
     classes = np.unique(y)
     if len(classes) < 2:
         return 0.5
-    model = HistGradientBoostingClassifier(categorical_features=discrete, random_state=seed, **QUICK).fit(X, y)
+    model = HistGradientBoostingClassifier(categorical_features=discrete, random_state=seed, **QUICK)
+    model.fit(_some_value(X), y)
     chance = model.predict_proba(X_test)
     found, weight = [], []
     for value in np.unique(y_test):
@@ -287,8 +288,14 @@ def _explained(X: Array, y: Array, X_test: Array, y_test: Array, discrete: Mask,
 
     if not len(y):
         return 0.0
-    model = HistGradientBoostingRegressor(categorical_features=discrete, random_state=seed, **QUICK).fit(X, y)
+    model = HistGradientBoostingRegressor(categorical_features=discrete, random_state=seed, **QUICK)
+    model.fit(_some_value(X), y)
     return float(r2_score(y_test, model.predict(X_test)))
+
+
+def _some_value(X: Array) -> Array:
+    """Rows to learn from; a column without any value, which boosting cannot cut, is constant instead."""
+    return np.where(np.isnan(X).all(0), 0.0, X)
 
 
 def _each(function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:

@@ -65,7 +65,7 @@ def columns_of(rows: Any, wanted: tuple[str, ...] | None = None) -> list[Words]:
     Raises
     ------
     ValueError
-        If a wanted column is missing, naming it.
+        If a wanted column is missing, or one appears more than once, naming it.
     """
     frame = to_frame(rows)
     if frame is None:
@@ -73,7 +73,11 @@ def columns_of(rows: Any, wanted: tuple[str, ...] | None = None) -> list[Words]:
         if array.ndim != 2:
             raise ValueError(f"rows have shape {array.shape}: a table has two dimensions, images have three or four")
         frame = pd.DataFrame(array, columns=[f"x{j}" for j in range(array.shape[1])], copy=False)
-    named = {str(name): j for j, name in enumerate(frame.columns)}
+    names = [str(name) for name in frame.columns]
+    if len(set(names)) < len(names):
+        repeated = next(name for j, name in enumerate(names) if name in names[:j])
+        raise ValueError(f"column {repeated!r} appears more than once; give every column its own name")
+    named = {name: j for j, name in enumerate(names)}
     for name in wanted or ():
         if name not in named:
             raise ValueError(f"there is no column {name!r} to compare; name those that both have in columns=")

@@ -17,8 +17,9 @@ TOLD = 0.75
 """Two-sample AUROC above which synthetic rows are said to be easily told."""
 ALIKE = 0.9
 """Shape below which a column is said to differ."""
-NEARER = 0.02
-"""Share of synthetic rows nearer than the held-out rows' 1 % quantile above which they are said to be near copies."""
+EXPECTED, NEARER = 0.01, 0.02
+"""Share of synthetic rows nearer than the held-out rows' 1 % quantile, and above which they are said to be near copies;
+of few rows more are near by chance."""
 KNOWN = 0.55
 """Membership AUROC above which the model is said to know its training rows."""
 NAMED = 5
@@ -82,7 +83,7 @@ def _columns(report: QualityReport, tables: Mapping[str, Any]) -> Iterator[str]:
 def _findings(report: QualityReport) -> Iterator[str]:
     if report.two_sample.value > TOLD:
         yield f"A classifier tells synthetic rows from real ones (AUROC {report.two_sample.value:.2f})."
-    if report.closest is not None and report.closest.nearer > NEARER:
+    if report.closest is not None and report.closest.nearer > max(NEARER, EXPECTED + _spread(EXPECTED, report)):
         yield (
             f"{report.closest.nearer:.1%} of the synthetic rows are nearer to a training row than 99 % of the held-out "
             "rows: near copies."
@@ -97,10 +98,12 @@ def _findings(report: QualityReport) -> Iterator[str]:
 
 
 def _chance(report: QualityReport) -> float:
-    """By how much more synthetic than held-out rows may match by chance: two standard errors, or nothing."""
-    if report.copies is None or not report.copies.discrete:
-        return 0.0
-    share = report.copies.held_out
+    """By how much more synthetic than held-out rows may match by chance; nothing where no rows do."""
+    return _spread(report.copies.held_out, report) if report.copies is not None and report.copies.discrete else 0.0
+
+
+def _spread(share: float, report: QualityReport) -> float:
+    """Two standard errors of a difference of shares of synthetic and of held-out rows."""
     return float(2.0 * np.sqrt(share * (1 - share) * (1 / report.rows["synthetic"] + 1 / report.rows["held_out"])))
 
 

@@ -21,6 +21,8 @@ MAX_TRAIN = 50_000
 """Training rows at most among which the closest one is sought."""
 WORK = 1 << 24
 """Distances held at a time."""
+ROUNDING = 1e-12
+"""Error of a squared distance, as a share of the squared norms that it is the difference of."""
 
 
 class Prdc(NamedTuple):
@@ -181,7 +183,7 @@ def balls(synthetic: Tensor, real: Tensor, *, k: int = K) -> Prdc:
     if n <= k:
         raise ValueError(f"{n} rows of each kind are too few for neighbourhoods of k={k}")
     synthetic, real = (rows[torch.linspace(0, len(rows) - 1, n).long()] for rows in (synthetic, real))
-    own, others = _radius(real, k), _radius(synthetic, k)
+    own, others = _reach(real, k), _reach(synthetic, k)
     held = torch.zeros(n, dtype=torch.int64)
     nearest = torch.empty(n, dtype=torch.float64)
     recalled = torch.empty(n, dtype=torch.bool)
@@ -191,7 +193,7 @@ def balls(synthetic: Tensor, real: Tensor, *, k: int = K) -> Prdc:
         nearest[rows] = squares.amin(1)
         recalled[rows] = (squares <= others).any(1)
     covered = nearest <= own
-    return Prdc(*(float(x.double().mean()) for x in (held > 0, recalled, held / k, covered)))
+    return Prdc(*(float(x.double().mean()) for x in (held > 0, recalled, held.double() / k, covered)))
 
 
 def nearness(synthetic: Tensor, train: Tensor, held_out: Tensor) -> ClosestRecords:
@@ -213,9 +215,14 @@ def _squares(rows: Tensor, others: Tensor) -> Iterator[tuple[int, Tensor]]:
         yield start, squares.clamp_min_(0.0)
 
 
-def _radius(rows: Tensor, k: int) -> Tensor:
-    """Squared distance of every row to its k-th nearest other row."""
-    return torch.cat([squares.topk(k + 1, dim=1, largest=False).values[:, k] for _, squares in _squares(rows, rows)])
+def _reach(rows: Tensor, k: int) -> Tensor:
+    """Squared distance of every row to its k-th nearest other row, and what rounding may add.
+
+    Rows that are as far lie within: among levels distances are few and often equal, and those of equal rows are zero.
+    """
+    found = [squares.topk(k + 1, dim=1, largest=False).values[:, k] for _, squares in _squares(rows, rows)]
+    radius = torch.cat(found)
+    return radius + ROUNDING * (rows.square().sum(1) + radius)
 
 
 def _closest(rows: Tensor, train: Tensor) -> Array:

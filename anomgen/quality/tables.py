@@ -63,6 +63,8 @@ class Column:
                 "read both with the same types"
             )
         missing = found.words == MISSING
+        if found.kind == "number" and np.isinf(found.words.view(np.float64)).any():
+            raise ValueError(f"column {self.name!r} holds infinite values; replace them by numbers or missing values")
         if self.levels is None:
             values = found.words.view(np.int64 if self.kind == "time" else np.float64).astype(np.float64)
         else:
