@@ -236,6 +236,24 @@ def test_columns_that_lost_their_type_get_that_of_training() -> None:
     assert detector.impute(narrow).rows["c"].iloc[0] == "high"
 
 
+def test_types_that_cannot_hold_what_they_get_become_those_of_training() -> None:
+    rng = np.random.default_rng(0)
+    X = pd.DataFrame({"a": rng.normal(size=200), "t": pd.Timestamp("2024-01-01") + pd.to_timedelta(range(200), "h")})
+    detector = MixtureDetector(components=1, contamination=0.1, random_state=0, verbose=False).fit(X)
+    whole = pd.DataFrame({"a": [9, 0], "t": X["t"][:2]})
+    repaired = detector.repair(whole)
+    assert repaired.rows["a"][0] % 1 > 0
+    assert repaired.rows["a"][1] == 0
+    assert repaired.reached.all()
+    for times in (X["t"][:9].astype(str), X["t"][:9].astype(object)):
+        gone = pd.DataFrame({"a": X["a"][:9], "t": times})
+        gone.loc[4, "t"] = None
+        filled = detector.impute(gone).rows
+        assert filled["t"].dtype == X["t"].dtype
+        assert filled["t"].drop(4).equals(X["t"][:9].drop(4))
+        detector.score_samples(filled)
+
+
 def test_arrays_keep_their_type() -> None:
     X = normal_rows(200, 0)[0].astype(np.float32)
     detector = MixtureDetector(components=1, contamination=0.1, random_state=0, verbose=False).fit(X)
@@ -276,6 +294,8 @@ def test_images_are_filled(family: str) -> None:
     if family == "MixtureDetector":
         assert np.abs(first - whole)[~kept].mean() < 25
     assert np.isinf(done.effective[1::2]).all()
+    with pytest.raises(ValueError, match=r"images from 0 on have shape \(4, 4\)"):
+        detector.impute(whole[:, :4, :4])
 
 
 def test_every_family_is_known_to_the_tests() -> None:

@@ -138,6 +138,7 @@ def _fill_table(detector: Detector, X: Any, seed: int, draws: int) -> tuple[list
 def _fill_images(detector: Detector, X: Any, seed: int, draws: int) -> tuple[list[Any], str, Array]:
     images = as_array(X[: len(X)])
     encoder = cast(ImageEncoder, image_encoder(detector.encoder_))
+    encoder.levels(images[:0])  # refuses those of another shape
     gaps = np.isnan(images)
     rows = np.flatnonzero(gaps.reshape(len(images), -1).any(axis=1))
     effective = np.full(len(images), np.inf)

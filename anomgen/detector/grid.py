@@ -205,10 +205,37 @@ def _mixed(own: Any, rows: NDArray[np.int64], new: Any) -> Any:
         lacking = [level for level in pd.unique(new) if level not in dtype.categories]
         own = own.cat.add_categories(lacking) if lacking else own
         dtype = own.dtype
-    try:
-        values = new.astype(dtype)
-    except (ValueError, TypeError):
-        values, own = new, own.astype(new.dtype)
+    values = _held(new, dtype)
+    if values is None:
+        values, own = new, _as_type(own, new.dtype)
     mixed = own.copy()
     mixed.iloc[rows] = values.array
     return mixed
+
+
+def _held(new: Any, dtype: Any) -> Any:
+    """Values in another type; None where it cannot hold them: whole numbers no fractions, text no times."""
+    types = pd.api.types
+    if _is_time(new.dtype) and (types.is_object_dtype(dtype) or types.is_string_dtype(dtype)):
+        return None
+    try:
+        with np.errstate(invalid="ignore"):
+            values = new.astype(dtype)
+    except (ValueError, TypeError):
+        return None
+    whole = types.is_integer_dtype(dtype) or types.is_bool_dtype(dtype)
+    return None if whole and types.is_float_dtype(new.dtype) and not (values.astype(new.dtype) == new).all() else values
+
+
+def _as_type(own: Any, dtype: Any) -> Any:
+    """A column in the type of training; times may be text, or Python's objects."""
+    if not _is_time(dtype) or _is_time(own.dtype):
+        return own.astype(dtype)
+    if pd.api.types.is_timedelta64_dtype(dtype):
+        return pd.to_timedelta(own).astype(dtype)
+    stamps = pd.to_datetime(own, utc=True)
+    return (stamps if getattr(dtype, "tz", None) is not None else stamps.dt.tz_localize(None)).astype(dtype)
+
+
+def _is_time(dtype: Any) -> bool:
+    return pd.api.types.is_datetime64_any_dtype(dtype) or pd.api.types.is_timedelta64_dtype(dtype)
