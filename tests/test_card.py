@@ -68,7 +68,7 @@ def test_a_folder_gets_a_card_and_the_same_for_programs(tmp_path: Path) -> None:
 
 
 def test_a_file_gets_its_card_beside_it(tmp_path: Path) -> None:
-    written = write_card(tmp_path / "rows", facts(data="rows.npz"))
+    written = write_card(tmp_path / "rows.npz", facts(data="rows.npz"))
     assert [path.name for path in written] == ["rows.card.md", "rows.card.json"]
     assert "configs" not in read(written[0])[0]
 

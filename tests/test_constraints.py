@@ -281,3 +281,5 @@ def test_constraints_are_applied_in_their_order_and_describe_themselves() -> Non
 def test_other_things_are_no_constraints() -> None:
     with pytest.raises(ValueError, match="which is not a Range, Integer"):
         Recipe(framed(), constraints=["a < b"])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match="put it into a list"):
+        Recipe(framed(), constraints=Where("a < b"))  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import decimal
 import json
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from sklearn.exceptions import NotFittedError
 
 from anomgen import FlowDetector, MixtureDetector, data
-from anomgen.augment import Integer, Range, export
+from anomgen.augment import Integer, Range, export, export_anomalies
 from anomgen.augment.draw import COPY
+from anomgen.detector import state
 from anomgen.jobs.errors import ModelMismatch, SchemaError
 from anomgen.jobs.manifest import MANIFEST
 
@@ -192,6 +195,18 @@ def test_labels_beside_the_rows_are_exported(numbers: np.ndarray, tmp_path: Path
         assert set(arrays["y"]) == {"low"}
 
 
+def test_the_training_file_may_lack_labels_and_columns_that_were_excluded(numbers: np.ndarray, tmp_path: Path) -> None:
+    rows = pd.DataFrame(numbers, columns=list("abc"))
+    rows.to_parquet(tmp_path / "train.parquet")
+    flow = FlowDetector(hidden=(8,), max_epochs=1, condition="y", contamination=0.1, random_state=0)
+    for detector, last in (
+        (flow.fit(rows, np.where(numbers[:, 0] > 0, "high", "low")), ["y"]),
+        (MixtureDetector(**SMALL, exclude=["id"]).fit(rows.assign(id=np.arange(len(rows)))), []),
+    ):
+        export(detector, 20, tmp_path / "drawn.parquet", train=tmp_path / "train.parquet", overwrite=True)
+        assert pq.read_schema(tmp_path / "drawn.parquet").names == [*"abc", *last, "synthetic", "seed", "model_id"]
+
+
 def test_what_is_refused_before_a_row_is_drawn(
     detector: MixtureDetector, plain: MixtureDetector, numbers: np.ndarray, tmp_path: Path
 ) -> None:
@@ -214,6 +229,17 @@ def test_what_is_refused_before_a_row_is_drawn(
         export(plain, 10, tmp_path / "a", target="x0", **given)
     with pytest.raises(ValueError, match="no column 'x7'; did you mean 'x"):
         export(plain, 10, tmp_path / "a", target="x7", evaluate=True, held_out=numbers, **given)
+    for name, options in (
+        ("a.parquet", {"part_rows": 16_384}),
+        ("a", {"workers": 0}),
+        ("a.npz", {"like": tmp_path / "like.csv"}),
+        ("a", {"held_out": numbers}),
+        ("a", {"strength": 0.5}),
+    ):
+        with pytest.raises(ValueError, match=next(iter(options))):
+            export(plain, 10, tmp_path / name, **options, **given)
+    with pytest.raises(NotFittedError):
+        export(MixtureDetector(), 10, tmp_path / "a", **given)
     frame = pd.DataFrame(numbers, columns=["a", "b", "seed"])
     with pytest.raises(ValueError, match="the rows have a column 'seed'"):
         export(MixtureDetector(**SMALL).fit(frame), 10, tmp_path / "a", **given)
@@ -229,6 +255,37 @@ def test_a_folder_that_is_not_ours_is_left_alone(plain: MixtureDetector, tmp_pat
     with pytest.raises(FileExistsError, match=r"holds README\.md"):
         export(plain, 10, tmp_path, allow_copies=True, overwrite=True)
     assert (tmp_path / "README.md").read_text() == "mine"
+
+
+def test_folders_beside_a_file_are_left_alone(plain: MixtureDetector, tmp_path: Path) -> None:
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows" / "README.md").write_text("mine")
+    (tmp_path / "lake.parquet").mkdir()
+    (tmp_path / "lake.parquet" / "part-0.parquet").write_text("mine")
+    for write in (export, export_anomalies):
+        write(plain, 10, tmp_path / "rows.parquet", allow_copies=True, overwrite=True)
+        assert "synthetic" in (tmp_path / "rows.card.md").read_text()
+        assert [(file.name, file.read_text()) for file in (tmp_path / "rows").iterdir()] == [("README.md", "mine")]
+        with pytest.raises(FileExistsError, match=r"lake\.parquet is a folder"):
+            write(plain, 10, tmp_path / "lake.parquet", allow_copies=True, overwrite=True)
+        assert (tmp_path / "lake.parquet" / "part-0.parquet").read_text() == "mine"
+
+
+def test_rows_that_wait_to_be_learned_are_learned_first(numbers: np.ndarray, tmp_path: Path) -> None:
+    detector = FlowDetector(hidden=(8,), max_epochs=1, contamination=0.1, random_state=0).partial_fit(numbers)
+    summary = export(detector, 10, tmp_path / "a.npz", train=numbers)
+    assert summary.model_digest == state.digest_of(detector)
+
+
+def test_threads_end_with_an_export_that_fails(plain: MixtureDetector, tmp_path: Path) -> None:
+    def fail(_: int) -> None:
+        raise RuntimeError("enough")
+
+    with pytest.raises(RuntimeError, match="enough") as held:
+        export(plain, 40_000, tmp_path / "a.parquet", allow_copies=True, workers=2, progress=fail)
+    assert held.tb is not None, "which keeps what was at work when it failed"
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("anomgen")]
+    assert not list(tmp_path.iterdir())
 
 
 def test_another_recipe_is_told(plain: MixtureDetector, numbers: np.ndarray, tmp_path: Path) -> None:

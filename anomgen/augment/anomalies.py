@@ -88,6 +88,7 @@ def synthetic_anomalies(
         raise ValueError(f"n={n!r} must be a positive integer")
     if not is_whole(seed) or seed < 0:
         raise ValueError(f"seed={seed!r} must be an integer of at least 0")
+    detector._absorb()
     columns = Columns(detector)
     if columns.images:
         raise ValueError("synthetic anomalies are made of the columns of a table; images have none")

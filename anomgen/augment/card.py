@@ -63,8 +63,8 @@ def write_card(
     Parameters
     ----------
     place : path
-        The folder of the rows, which gets ``README.md``, ``report.json`` and ``plots/``; or the path of their file
-        without its ending, which gets ``.card.md``, ``.card.json`` and a folder ``.card``.
+        The folder of the rows, which gets ``README.md``, ``report.json`` and ``plots/``; or their file, beside which
+        there will be ``NAME.card.md``, ``NAME.card.json`` and a folder ``NAME.card``.
     facts : Facts
     report : QualityReport, optional
         Without it the card says that nothing was measured.
@@ -80,9 +80,9 @@ def write_card(
     """
     target = Path(place)
     inside = target.is_dir()
-    card = target / "README.md" if inside else target.with_name(f"{target.name}.card.md")
-    told = target / REPORT if inside else target.with_name(f"{target.name}.card.json")
-    folder = target / PLOTS if inside else target.with_name(f"{target.name}.card")
+    card = target / "README.md" if inside else target.with_suffix(".card.md")
+    told = target / REPORT if inside else target.with_suffix(".card.json")
+    folder = target / PLOTS if inside else target.with_suffix(".card")
     drawn = _draw(folder, samples, report) if samples is not None and plots else ()
     measured = None if report is None else report.to_dict()
     text = json.dumps({"facts": facts, "report": measured}, indent=2, ensure_ascii=False, allow_nan=False)

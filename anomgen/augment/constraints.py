@@ -268,7 +268,8 @@ class Where(Constraint):
         from that row alone; or an expression of columns, such as ``"amount < balance"``, which pandas evaluates (for
         arrays of ``x0``, ``x1`` ...). What is missing counts as false. Images take callables only.
     label : str, optional
-        What refusals are counted under; by default the expression, or the callable's name.
+        What refusals are counted under; by default the expression, or the callable's name. An export that goes on tells
+        callables by their names alone: give one that changes another name.
     """
 
     predicate: Callable[[Any], Any] | str
@@ -322,7 +323,9 @@ def settle(constraints: Sequence[Constraint], detector: Any) -> tuple[Constraint
     ValueError
         For what is not a constraint, a column that does not exist, or constraints of which one undoes another.
     """
-    given: Sequence[Any] = constraints
+    given: Any = constraints
+    if isinstance(given, Constraint):
+        raise ValueError("constraints= must be a sequence, not one of them alone: put it into a list")
     wrong = [item for item in given if not isinstance(item, Constraint)]
     if wrong:
         raise ValueError(f"constraints= holds {wrong[0]!r}, which is not a Range, Integer, Levels, Sum or Where")

@@ -12,8 +12,8 @@ from anomgen.augment.anomalies import synthetic_anomalies
 from anomgen.augment.card import Facts, write_card
 from anomgen.augment.draw import Drawn
 from anomgen.augment.export import FILES, make_format
-from anomgen.augment.given import is_table, known, open_given
-from anomgen.augment.run import ExportSummary
+from anomgen.augment.given import known, open_given
+from anomgen.augment.run import ExportSummary, check_free
 from anomgen.detector import Detector, state
 from anomgen.jobs.whole import arriving
 from anomgen.quality import CopyCheck
@@ -60,15 +60,13 @@ def export_anomalies(
     began, place = time.perf_counter(), Path(out)
     if place.suffix not in FILES:
         raise ValueError(f"{place}: anomalies are written to one file; give it an ending: {', '.join(FILES)}")
-    if place.exists() and not overwrite:
-        raise FileExistsError(f"{place} exists; name another file, or ask to overwrite")
+    check_free(place, overwrite)
     if train is None and not allow_copies:
         raise ValueError("copies cannot be checked: name the training rows with train=, or allow them (allow_copies)")
+    detector._absorb()
     identity = state.identity(detector)
     marks = {"synthetic": True, "seed": int(seed), "model_id": identity["sha256"][:16]}
-    if like is None and detector.encoder_.container_ == "frame" and is_table(train):
-        like = train
-    form = make_format(detector, marks, place, None, like)
+    form = make_format(detector, marks, place, like=like, train=train)
     made = synthetic_anomalies(detector, rows, kind, strength=strength, seed=seed)
     given = None if train is None else open_given(detector, train)
     check = None if given is None else CopyCheck(given.chunks(), columns=known(detector))
@@ -96,7 +94,7 @@ def export_anomalies(
         "columns": form.types,
         "train": None if given is None else given.told(check),
     }
-    write_card(place.with_suffix(""), facts)
+    write_card(place, facts)
     seconds = time.perf_counter() - began
     return ExportSummary(
         rows=rows,

@@ -108,6 +108,7 @@ def draw(
     """
     if not is_whole(n) or n < 1:
         raise ValueError(f"n={n!r} must be a positive integer")
+    detector._absorb()
     names = None if detector.encoder_.container_ == "images" else known(detector)
     check = None if train is None else CopyCheck(train, held_out, columns=names)
     recipe = Recipe(
@@ -250,9 +251,16 @@ def _too_few(recipe: Recipe, block: int, kept: int, drawn: Drawn) -> str:
     """Why the rows of a block are too few, and what to change."""
     causes = sorted(drawn.refused.items(), key=lambda cause: -cause[1])
     told = "; ".join(f"{name}: {count / drawn.tried:.2%}" for name, count in causes)
+    remedy = (
+        "Loosen the first of these"
+        if causes[0][0] != COPY
+        else (
+            "Where rows are equal by chance, give held_out=, which tells how many copies are none, or set allow_copies"
+        )
+    )
     return (
         f"only {kept:,} of {drawn.tried:,} drawn rows were kept in block {block}, fewer than one in "
-        f"max_tries={recipe.max_tries}. Refused by {told}. Loosen the first of these, or raise max_tries"
+        f"max_tries={recipe.max_tries}. Refused by {told}. {remedy}, or raise max_tries"
     )
 
 

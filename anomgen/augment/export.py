@@ -96,7 +96,9 @@ def export(
         With `evaluate`: the column that classifiers trained on the rows are to predict.
     like : path, optional
         A file whose columns, in their order and with their types, the tables have: int32, decimals, time zones,
-        dictionaries. By default `train`, where it is a file. Columns that the model does not draw are left out.
+        dictionaries. By default `train`, where it is a file. Its other columns are left out. Labels that were given
+        beside the training rows come last where it has no column ``y``; columns that the model was told to exclude are
+        written, without values, where it has them.
     part_rows : int, optional
         Rows of a part, a multiple of 16,384, or of 1,024 for images. 262,144 rows or 1,024 images by default.
     workers : int, optional
@@ -127,16 +129,19 @@ def export(
         If the job was asked to stop before it was done, or another one is at work in `out`.
     """
     detector = detector if isinstance(detector, Detector) else load(detector)
+    detector._absorb()
+    place = Path(out)
     _check_options(rows, train, held_out, allow_copies, evaluate, target)
+    if part_rows is not None and place.suffix in FILES:
+        raise ValueError(f"part_rows={part_rows}: {place} has no parts; name a folder, which has no ending")
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers={workers} must be at least 1")
     if target is not None and detector.encoder_.container_ != "images":
         # Told now, and not when all is drawn.
         Columns(detector).find(target)
     identity = state.identity(detector)
-    place = Path(out)
     marks = {"synthetic": True, "seed": int(seed), "model_id": identity["sha256"][:16]}
-    if like is None and detector.encoder_.container_ == "frame" and is_table(train):
-        like = train
-    form = make_format(detector, marks, place, format, like)
+    form = make_format(detector, marks, place, format, like, train)
     known_rows, others = (None if one is None else open_given(detector, one) for one in (train, held_out))
     recipe = Recipe(
         detector,
@@ -164,8 +169,9 @@ def make_format(
     out: Path,
     name: str | None = None,
     like: str | Path | None = None,
+    train: Any = None,
 ) -> Format:
-    """The format of an export.
+    """The format of an export; tables are like the training rows where these are files and nothing else is given.
 
     Raises
     ------
@@ -184,12 +190,16 @@ def make_format(
             f"{out}: unknown kind of file; these rows are written to {', '.join(kinds)}, or to a folder with format= "
             f"{', '.join(map(repr, known_names))}"
         )
+    if like is not None and name not in ("parquet", "csv"):
+        raise ValueError(f"like={str(like)!r}: {name} files have no columns to be like those of a table; leave it out")
     if name == "png" and encoder is not None:
         return Pictures(detector, marks, encoder)
     if name == "npz":
         return Npz(detector, marks)
     kind = FORMATS[name]
     assert issubclass(kind, Tables)
+    if like is None and detector.encoder_.container_ == "frame" and is_table(train):
+        like = train
     return kind(detector, marks, like)
 
 
@@ -202,6 +212,10 @@ def _check_options(
         raise ValueError("copies cannot be checked: name the training rows with train=, or allow them (allow_copies)")
     if evaluate and held_out is None:
         raise ValueError("evaluate= needs held_out=, rows that the model was not fitted to")
+    if held_out is not None and train is None and not evaluate:
+        raise ValueError(
+            "held_out= is what rows are measured by, or copies of train=; ask for evaluate, or give train="
+        )
     if target is not None and not evaluate:
         raise ValueError(f"target={target!r} is what evaluate= measures by; ask for that, too")
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from anomgen.augment.draw import Drawn
+from anomgen.augment.given import known
 from anomgen.data import open_source
 from anomgen.detector import Detector
 from anomgen.encode import JointEncoder, TableEncoder
@@ -30,8 +31,8 @@ class Layout:
     marks : mapping of str to value
         The values of :data:`MARKS`.
     like : path, optional
-        A file whose columns, their order and their types the tables have. Columns that the model does not draw, such
-        as a label left out of the training rows, are left out: `left_out`.
+        A file whose columns, their order and their types the tables have. Those that the training rows did not have,
+        such as a label, are left out: `left_out`. Labels given beside these rows are added if the file has none.
 
     Raises
     ------
@@ -58,7 +59,7 @@ class Layout:
         self._check_free([field.name for field in fields])
         self.like, self.left_out = None if like is None else str(like), ()
         if like is not None:
-            fields = self._as_in(open_source(like).target, {field.name for field in fields})
+            fields = self._as_in(open_source(like).target, fields, set(known(detector)))
         self.own = tuple(field.name for field in fields)
         own = {"synthetic": pa.bool_(), "seed": pa.int64(), "model_id": pa.string()}
         self.schema = pa.schema([*fields, *(pa.field(name, own[name]) for name in MARKS)])
@@ -98,8 +99,8 @@ class Layout:
                     "training rows"
                 )
 
-    def _as_in(self, target: Any, drawn: set[str]) -> list[Any]:
-        """The fields of another file, as far as they are drawn."""
+    def _as_in(self, target: Any, fields: list[Any], drawn: set[str]) -> list[Any]:
+        """Of the fields of another file those that the rows have, which are at least those that are `drawn`."""
         if target is None:
             raise SchemaError(f"{self.like} holds an array, which has no columns to be like; name a table")
         missing = sorted(drawn - set(target.names))
@@ -107,8 +108,10 @@ class Layout:
             raise SchemaError(
                 f"{self.like} has no column {missing[0]!r}, which the model draws; name a file with all of its columns"
             )
-        self.left_out = tuple(name for name in target.names if name not in drawn)
-        return [field.remove_metadata() for field in target if field.name in drawn]
+        own = {field.name for field in fields}
+        self.left_out = tuple(name for name in target.names if name not in own)
+        beside = [field for field in fields if field.name == self.label and field.name not in target.names]
+        return [field.remove_metadata() for field in target if field.name in own] + beside
 
     def _fitted(self, series: Any, field: Any) -> Any:
         import pyarrow as pa

@@ -100,6 +100,8 @@ class Recipe:
             "constraints": settle(self.constraints, self.detector),
             "nearby": None if self.near is None else self._nearby(matching),
         }
+        if self.strength != "auto" and self.near is None:
+            raise ValueError(f"strength={self.strength!r} is how far to go from the rows of near=, and there are none")
         if len(self.keep) and self.near is None:
             raise ValueError(f"keep={self.keep!r} is about the rows of near=, and there are none")
         if settled["pinned"] is not None and self.near is not None:
@@ -149,6 +151,10 @@ def _pinned(detector: Any, condition: Any) -> Pinned | None:
     if any(np.ndim(value) for value in values):
         raise ValueError("condition= must be one value, or one for each condition, that all rows are drawn under")
     if isinstance(detector.encoder_, JointEncoder):
+        known = detector.encoder_.given_.names_
+        unknown = [name for name in condition if name not in known] if isinstance(condition, Mapping) else []
+        if unknown:
+            raise ValueError(f"condition= names {unknown[0]!r}, which the detector was not fitted with; it has {known}")
         detector.sample_conditions(1, (0,), condition=condition)
         return None
     if not isinstance(condition, Mapping):

@@ -115,8 +115,7 @@ class Run:
         self, place: Path, rows: int, workers: int | None, overwrite: bool, progress: Callable[[int], None] | None
     ) -> ExportSummary:
         """All rows in one file, with the card beside it."""
-        if place.exists() and not overwrite:
-            raise FileExistsError(f"{place} exists; name another file, or ask to overwrite")
+        check_free(place, overwrite)
         place.parent.mkdir(parents=True, exist_ok=True)
         plan = [Shard(place.name, 0, rows)]
         self.log("begin", out=str(place), parts=1, parts_done=0)
@@ -129,7 +128,7 @@ class Run:
                     progress(count)
 
             [record] = write_shards(self.recipe, plan, place.parent, self.form, workers=workers, progress=done)
-        metrics = self._card(place.with_suffix(""), place.parent, plan, record.cost, place.name)
+        metrics = self._card(place, place.parent, plan, record.cost, place.name)
         return self._summed_up(plan, record.cost, 0, rows, metrics)
 
     def to_folder(
@@ -207,7 +206,7 @@ class Run:
         read: dict[str, Any] = json.loads(json.dumps(header))
         return read
 
-    def _card(self, stem: Path, folder: Path, plan: Sequence[Shard], cost: Cost, data: str) -> dict[str, float]:
+    def _card(self, place: Path, folder: Path, plan: Sequence[Shard], cost: Cost, data: str) -> dict[str, float]:
         """Write the card; what was measured for it."""
         if self.evaluate:
             self.log("evaluate", rows=cost.rows)
@@ -233,7 +232,7 @@ class Run:
             "train": None if self.train is None else self.train.told(check),
             "held_out": None if self.held_out is None else self.held_out.told(),
         }
-        write_card(stem, facts, report, samples=samples)
+        write_card(place, facts, report, samples=samples)
         return {} if report is None else dict(report.metrics())
 
     def _summed_up(
@@ -259,3 +258,17 @@ class Run:
         )
         self.log("end", rows=cost.rows, tried=cost.tried, seconds=seconds, parts_done_before=resumed)
         return summary
+
+
+def check_free(place: Path, overwrite: bool) -> None:
+    """Whether a file of rows may be written at `place`.
+
+    Raises
+    ------
+    FileExistsError
+        If there is a file that is not to be overwritten, or a folder, which may hold anything.
+    """
+    if place.is_dir():
+        raise FileExistsError(f"{place} is a folder; name a file that does not exist, or a folder without an ending")
+    if place.exists() and not overwrite:
+        raise FileExistsError(f"{place} exists; name another file, or ask to overwrite")

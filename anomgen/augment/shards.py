@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import groupby
@@ -175,8 +176,9 @@ def write_shards(
         for shard in _until(stop, (shard for shard in plan if shard.name not in done))
         for start in range(shard.start, shard.stop, recipe.block)
     )
-    with runtime.threads(1):
-        made = in_order(tasks, workers or default_workers(), partial(torch.set_num_threads, 1))
+    made = in_order(tasks, workers or default_workers(), partial(torch.set_num_threads, 1))
+    # Closed by hand: an error would keep the threads at work for as long as its traceback lives.
+    with runtime.threads(1), closing(made):  # type: ignore[type-var]
         for shard, pieces in groupby(made, lambda one: one[0][0]):
             place = folder / shard.name
             place.parent.mkdir(parents=True, exist_ok=True)
