@@ -122,6 +122,35 @@ def test_cells_that_are_objects_come_back_as_objects():
     assert set(array[100:, 1]) == {1, "a"}
 
 
+def test_times_stay_whole_days_hours_or_seconds():
+    rng = np.random.default_rng(0)
+    numbers = rng.integers(1000, size=(200, 4))
+    start = pd.Timestamp("2024-01-01")
+    frame = pd.DataFrame(
+        {
+            "day": start + pd.to_timedelta(numbers[:, 0], unit="D"),
+            "hour": start.tz_localize("Europe/Berlin") + pd.to_timedelta(numbers[:, 1], unit="h"),
+            "lasts": pd.Series(pd.to_timedelta(numbers[:, 2], unit="s")).astype("duration[s][pyarrow]"),
+            "any": start + pd.to_timedelta(numbers[:, 3] * 1001, unit="ms"),
+        }
+    )
+    more, _ = GenerativeOverSampler(random_state=0).fit_resample(frame, np.arange(200) % 10 == 0)
+    assert (more.dtypes == frame.dtypes).all()
+    new = more.iloc[200:]
+    assert (new["day"] == new["day"].dt.floor("D")).all()
+    assert (new["hour"] == new["hour"].dt.floor("h")).all()
+    assert (new["lasts"].astype("timedelta64[ms]").dt.microseconds == 0).all()
+    assert (new["any"] != new["any"].dt.floor("s")).any()
+    assert not set(new["day"]) <= set(frame["day"])
+
+
+def test_columns_of_arrays_without_values_stay_empty(rare):
+    X = np.column_stack([rare[0], np.full(len(rare[0]), np.nan)])
+    more, _ = GenerativeOverSampler(random_state=0).fit_resample(X, rare[1])
+    assert np.array_equal(np.isnan(more).all(axis=0), [False, False, False, True])
+    assert not np.isnan(more[:, :3]).any()
+
+
 def test_other_frames_are_sent_back(rare):
     polars = pytest.importorskip("polars")
     with pytest.raises(TypeError, match=r"X is a polars.* give X.to_pandas\(\)"):

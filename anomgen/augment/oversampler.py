@@ -50,8 +50,8 @@ class GenerativeOverSampler(BaseOverSampler):  # type: ignore[misc]
     with the strength `s` and the class's standard deviations :math:`\sigma_j`. What the strange columns teach is that
     not all columns of an anomaly have to be anomalous at once. A row whose nearest neighbour among the given rows is of
     another class is refused and drawn again, at most eight times; then it remains `a`. So new rows stay out of other
-    classes' territory. Numbers come back on the grid of their column (whole numbers stay whole), all other values
-    are values that were given.
+    classes' territory. Numbers come back on the grid of their column (whole numbers stay whole), times at full days,
+    hours, minutes or seconds where all given ones are, all other values are values that were given.
 
     Parameters
     ----------

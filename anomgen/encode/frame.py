@@ -77,7 +77,7 @@ def read_dtype(series: Series, name: Name) -> Dtype:
     for role, is_role in (("datetime", _is_datetime), ("duration", _is_duration)):
         if is_role(dtype):
             stamped = _stamps(series, role)
-            zone = getattr(stamped.dt, "tz", None)
+            zone = stamped.dt.tz if role == "datetime" else None
             return Dtype(role, str(dtype), unit=stamped.dt.unit, zone=None if zone is None else str(zone))
     if isinstance(dtype, pd.ArrowDtype) and str(dtype).startswith("date"):
         return Dtype("datetime", str(dtype), unit="s")
