@@ -34,7 +34,8 @@ class Matching:
     ranks do not change; what the noise of training and the smoothness of a density do to a single column is undone: its
     atoms, its grid and its range come back. Between draws :math:`F_j` rises evenly. Where the model gives one value a
     probability it jumps, and a number within the jump is taken that depends on seed, row and column alone; beyond the
-    outermost draws likewise, so that the smallest and the largest training value do not come back themselves.
+    outermost draws likewise, so that the smallest and the largest training value do not come back themselves. Dates and
+    durations are continuous: rows of whole days get times of the day.
 
     Parameters
     ----------
