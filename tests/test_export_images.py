@@ -17,6 +17,7 @@ from anomgen import VAEDetector, augment
 from anomgen.augment import export
 from anomgen.augment.given import open_given
 from anomgen.data import ImageFolder
+from anomgen.encode import Labelled
 from anomgen.quality import CopyCheck
 
 SMALL: dict[str, Any] = {"max_epochs": 1, "contamination": 0.1, "random_state": 0}
@@ -95,6 +96,29 @@ def test_images_keep_their_layout(tmp_path: Path, form: str) -> None:
     np.testing.assert_array_equal(read, levels.transpose(0, 2, 3, 1) if form == "first" else levels)
     with pytest.raises(ValueError, match=r"written to \.npz, or to a folder with format= 'png', 'npz'"):
         export(detector, 5, tmp_path / "drawn.csv", allow_copies=True)
+
+
+def sorted_by_label(images: np.ndarray, labels: np.ndarray, folder: Path) -> Path:
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+        (folder / str(label)).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / str(label) / f"{number}.png")
+    return folder
+
+
+@pytest.mark.parametrize("form", ["png", "npz"])
+def test_training_on_drawn_images_with_labels_is_judged(
+    detector: VAEDetector, images: np.ndarray, tmp_path: Path, form: Any
+) -> None:
+    labels = np.where(images.mean((1, 2)) > 90, "bright", "dark")
+    np.savez(tmp_path / "train.npz", X=images[:120], y=labels[:120])
+    train: Any = tmp_path / "train.npz" if form == "png" else Labelled(images[:120], labels[:120])
+    held_out = sorted_by_label(images[120:], labels[120:], tmp_path / "held_out")
+    job: dict[str, Any] = {"train": train, "held_out": held_out, "evaluate": True, "format": form}
+    found = export(detector, 60, tmp_path / "out", **job).metrics
+    assert found["transfer_real"] > 0.9
+    assert "transfer_synthetic" in found
+    with pytest.raises(ValueError, match="target='label': images are told by their labels"):
+        export(detector, 60, tmp_path / "more", target="label", **job)
 
 
 def test_training_images_from_files_are_compared_at_the_size_of_the_model(tmp_path: Path) -> None:

@@ -136,8 +136,10 @@ def export(
         raise ValueError(f"part_rows={part_rows}: {place} has no parts; name a folder, which has no ending")
     if workers is not None and workers < 1:
         raise ValueError(f"workers={workers} must be at least 1")
-    if target is not None and detector.encoder_.container_ != "images":
+    if target is not None:
         # Told now, and not when all is drawn.
+        if detector.encoder_.container_ == "images":
+            raise ValueError(f"target={target!r}: images are told by their labels, without a target; leave it out")
         Columns(detector).find(target)
     identity = state.identity(detector)
     marks = {"synthetic": True, "seed": int(seed), "model_id": identity["sha256"][:16]}

@@ -69,6 +69,10 @@ class Format(ABC):
     def read(self, place: Path, at: NDArray[np.int64]) -> Any:
         """The rows at these positions of a part, in rising order: a frame, an array or images."""
 
+    def labels(self, place: Path, at: NDArray[np.int64]) -> NDArray[Any] | None:
+        """What the images at these positions show, where it is stored beside them."""
+        return None
+
 
 class Tables(Format):
     """Tables with columns of their own types."""
@@ -208,6 +212,11 @@ class Npz(Format):
         encoder = self.detector.encoder_
         return X if encoder.container_ != "frame" else pd.DataFrame(X, columns=encoder.names_)
 
+    def labels(self, place: Path, at: NDArray[np.int64]) -> NDArray[Any] | None:
+        """The array ``y``."""
+        with np.load(place, allow_pickle=False) as stored:
+            return np.asarray(stored["y"][at]) if "y" in stored else None
+
 
 class Pieces(NamedTuple):
     """Images as files, and what is said about them."""
@@ -277,6 +286,13 @@ class Pictures(Format):
                 pixels = np.asarray(image)
             levels.append(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
         return self.encoder.from_levels(np.stack(levels))
+
+    def labels(self, place: Path, at: NDArray[np.int64]) -> NDArray[Any] | None:
+        """The column ``label`` of what is said about the images."""
+        import pyarrow.parquet as pq
+
+        about = pq.read_table(place / METADATA)
+        return np.array(about["label"].to_pylist())[at] if "label" in about.column_names else None
 
 
 FORMATS: dict[str, type[Format]] = {one.name: one for one in (Parquet, Csv, Npz, Pictures)}

@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from anomgen.augment.columns import Columns
 from anomgen.data import ImageFolder, Source, open_source
 from anomgen.data.images import find_images
 from anomgen.detector import Detector
-from anomgen.encode import ImageEncoder, image_encoder
+from anomgen.detector.conditional import LABEL
+from anomgen.encode import ImageEncoder, Labelled, image_encoder
 from anomgen.encode.frame import to_frame
 from anomgen.quality import CopyCheck
 
@@ -32,11 +34,14 @@ class Given:
     files : tuple of str
         Where they come from; empty for rows in memory.
     detector : Detector
+    labels : ndarray of shape (n,), optional
+        What images show, where it is known.
     """
 
     rows: Any
     files: tuple[str, ...]
     detector: Detector
+    labels: NDArray[Any] | None = None
 
     @property
     def encoder(self) -> ImageEncoder | None:
@@ -55,6 +60,10 @@ class Given:
         """At most so many of the rows, evenly from first to last."""
         n = sum(len(piece) for piece in self._pieces())
         return picked(self.chunks(), n, most)
+
+    def spread_labels(self, most: int) -> NDArray[Any] | None:
+        """The labels of as many, where there are any."""
+        return None if self.labels is None else self.labels[evenly(len(self.labels), most)]
 
     def told(self, check: CopyCheck | None = None) -> dict[str, Any]:
         """What a card says of them; `check` is made from all of these rows."""
@@ -77,7 +86,8 @@ def open_given(detector: Detector, rows: Any) -> Given:
     ----------
     detector : Detector
     rows : path, pattern, sequence of paths, Source, or rows
-        Columns that the model does not draw are left out. Images are resized as the training images were.
+        Columns that the model does not draw are left out. Images are resized as the training images were; their labels
+        are those of :class:`~anomgen.encode.Labelled`, an array ``y`` of npz files, or the sub-folders they lie in.
 
     Raises
     ------
@@ -87,16 +97,19 @@ def open_given(detector: Detector, rows: Any) -> Given:
         If a file cannot be read or has not all columns.
     """
     encoder = image_encoder(detector.encoder_)
+    if isinstance(rows, Labelled):
+        return Given(rows.images, (), detector, np.asarray(rows.labels))
     if not is_path(rows):
         held = encoder is not None or isinstance(rows, Source)
         return Given(rows if held else drawn_columns(detector, rows), (), detector)
     if encoder is not None and holds_pictures(rows):
         mode: Any = "L" if encoder.shape_[0] == 1 else "RGB"
-        return Given(ImageFolder(rows, size=encoder.size, mode=mode), (str(rows),), detector)
+        folder = ImageFolder(rows, size=encoder.size, mode=mode)
+        return Given(folder, (str(rows),), detector, folder.labels)
     source = open_source(rows)
     if encoder is None and source.names:
         source = open_source(rows, known(detector))
-    return Given(source, tuple(map(str, source.files)), detector)
+    return Given(source, tuple(map(str, source.files)), detector, None if encoder is None else _beside(source))
 
 
 def near_rows(detector: Detector, near: Any) -> Any:
@@ -144,7 +157,7 @@ def known(detector: Detector) -> list[str]:
 
 def picked(chunks: Iterator[Any], n: int, most: int) -> Any:
     """At most `most` of `n` rows that come in chunks, evenly from first to last."""
-    at = np.arange(n) if n <= most else np.arange(most) * n // most
+    at = evenly(n, most)
     parts, start = [], 0
     for chunk in chunks:
         inside = at[(at >= start) & (at < start + len(chunk))] - start
@@ -153,6 +166,24 @@ def picked(chunks: Iterator[Any], n: int, most: int) -> Any:
     if isinstance(parts[0], pd.DataFrame):
         return pd.concat(parts, ignore_index=True)
     return np.concatenate(parts)
+
+
+def evenly(n: int, most: int) -> NDArray[np.int64]:
+    """Places of at most `most` of `n` rows, from first to last."""
+    return np.arange(n) if n <= most else np.arange(most) * n // most
+
+
+def _beside(source: Source) -> NDArray[Any] | None:
+    """The array ``y`` of npz files, where all have one."""
+    found = []
+    for file in source.files:
+        if not str(file).endswith(".npz"):
+            return None
+        with file.open("rb") as stored, np.load(stored, allow_pickle=False) as arrays:
+            if LABEL not in arrays:
+                return None
+            found.append(arrays[LABEL])
+    return np.concatenate(found)
 
 
 def drawn_columns(detector: Detector, rows: Any) -> Any:
