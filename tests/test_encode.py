@@ -465,3 +465,13 @@ class TestCodes:
         layout = TableEncoder().fit(frame).layout()
         told = dict(zip(layout["names"], layout["unseen"], strict=True))
         assert told == {"c": pytest.approx(0.01 / 101), "x": 0.0, "x is missing": 0.0}
+
+
+@pytest.mark.parametrize(("unit", "seconds"), [("D", 86_400), ("h", 3_600), ("min", 60), ("s", 1)])
+def test_whole_days_hours_minutes_and_seconds_come_back_whole(unit: str, seconds: int) -> None:
+    rng = np.random.default_rng(0)
+    when = pd.Timestamp("2024-02-28") + pd.to_timedelta(rng.integers(0, 400, 200), unit=unit)
+    encoder = TableEncoder().fit(pd.DataFrame({"when": when, "x": rng.normal(size=200)}))
+    drawn = encoder.decode(rng.normal(size=(500, 2)))["when"]
+    assert ((drawn - pd.Timestamp("1970-01-01")) % pd.Timedelta(seconds, "s") == pd.Timedelta(0)).all()
+    assert drawn.nunique() > 50

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +20,6 @@ Integers = NDArray[np.int64]
 NOISE = 0.2
 """Noise on numbers, in standard deviations of their class, of strength 1."""
 
-SPANS = (86_400.0, 3_600.0, 60.0, 1.0)
-"""Days, hours, minutes and seconds: new times are whole ones of the longest that all given times are whole ones of."""
 TEXT = ("string", "mixed", "mixed-integer")
 """What pandas calls columns of text, or of text and numbers."""
 
@@ -66,7 +63,6 @@ class EncodedTable:
         self.column = np.array([j for j, _ in coordinates])
         self.numeric = np.array([role in ("real", "lattice") for _, role in coordinates])
         self.gone = np.isnan(self.values)[:, self.column]
-        self._spans = dict(self._whole())
 
     def encode(self, rows: Any) -> Array:
         """Coordinates of rows laid out as :attr:`rows`."""
@@ -75,7 +71,6 @@ class EncodedTable:
     def extended(self, z: Array) -> Any:
         """The rows that were given, as they came, and after them those at coordinates `z`."""
         found = decode_rows(self._encoder, z, codes=False)
-        found |= {name: span * np.rint(found[name] / span) for name, span in self._spans.items()}
         new = self._encoder.write(found, len(z))
         X = self._given
         if isinstance(X, pd.DataFrame):
@@ -85,15 +80,6 @@ class EncodedTable:
         if sparse.issparse(X):
             return sparse.vstack([X, sparse.csr_array(new.astype(X.dtype))], format=X.format)
         return np.concatenate([X, new.astype(X.dtype)])
-
-    def _whole(self) -> Iterator[tuple[Any, float]]:
-        """Columns of times, in seconds, with what they are whole ones of."""
-        encoder = self._encoder
-        for column, values in zip(encoder.columns_, self.values.T, strict=True):
-            known = values[~np.isnan(values)]
-            span = next((span for span in SPANS if not (known % span).any()), None)
-            if span is not None and encoder.dtypes_[encoder.names_.index(column.name)].role in ("datetime", "duration"):
-                yield column.name, span
 
 
 @dataclass(frozen=True)

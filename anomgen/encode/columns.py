@@ -16,6 +16,8 @@ FEW_LEVELS = 25
 """A number with at most this many distinct values, each seen four times on average, is a lattice."""
 TAIL_RATIO = 12.0
 """Heavy tail: (99 % quantile - median) over (75 % quantile - median) on either side; 3.45 for a normal column."""
+SPANS = (86_400.0, 3_600.0, 60.0, 1.0)
+"""Seconds that dates and durations are looked at to be whole ones of."""
 ON_LEVEL = 1e-3
 """How far from a level, in units of the smallest gap, a number may lie and still be that level."""
 
@@ -43,7 +45,8 @@ class Column:
     shares : tuple of float
         How frequent each level of a binary or categorical column is; they sum to 1.
     origin, step : float
-        A regular lattice is ``origin + k * step``; ``step`` 0 for all others.
+        A regular lattice is ``origin + k * step``. Dates that are whole days, hours, minutes or seconds have that step,
+        too, and come back on it, though they are scored as the continuous numbers they are; ``step`` 0 for all others.
     decimals : int
         Decimal places that write every training value of a number exactly, at most 12; -1 where there are none.
     center, scale, low, high, shift, spread : float
@@ -136,6 +139,8 @@ def number_column(name: str | int, x: Array, weight: Array, *, kind: str | None,
     if len(levels) == 1:
         raise ValueError(f"column {name!r}: kinds asks for {kind!r}, but all its values are {levels[0]:g}")
     regular = kind == "lattice" and step > 0
+    if kind == "datetime":
+        step = next((span for span in SPANS if not (levels % span).any()), 0.0)
     bent = kind == "heavy-tailed" or (kind == "lattice" and len(levels) > FEW_LEVELS and tail_ratio(x) > TAIL_RATIO)
     return Column(
         name,
@@ -143,7 +148,7 @@ def number_column(name: str | int, x: Array, weight: Array, *, kind: str | None,
         reason + (", heavy-tailed" if bent and kind == "lattice" else ""),
         levels=tuple(levels.tolist()) if kind == "lattice" and not regular else (),
         origin=float(levels[0]) if regular else 0.0,
-        step=step if regular else 0.0,
+        step=step if regular or kind == "datetime" else 0.0,
         decimals=_decimals(levels) if regular or kind in ("continuous", "heavy-tailed") else -1,
         minimum=float(levels[0]),
         maximum=float(levels[-1]),

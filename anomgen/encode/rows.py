@@ -182,6 +182,8 @@ def _decode_column(
 
 def on_grid(column: Column, values: Array) -> Array:
     """Numbers where the column has them: on its lattice, inside the training range, or with its decimal places."""
+    if column.kind == "datetime" and column.step > 0:
+        return np.asarray(np.rint(values / column.step) * column.step)
     if column.kind != "lattice":
         return np.round(values, column.decimals) if column.decimals >= 0 else values
     if column.step > 0:
