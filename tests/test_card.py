@@ -94,6 +94,7 @@ def test_what_was_not_done_is_said(tmp_path: Path) -> None:
             "near given ones",
         ),
         ({"kind": "local", "strength": 0.3}, "not examples of real anomalies"),
+        ({"constraints": [{"constraint": "levels", "column": "c", "levels": ["x"]}]}, "within the constraints"),
         ({"constraints": [{"constraint": "sum", "total": "t", "parts": ["a"], "solve": "a"}]}, "`a` is computed"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,

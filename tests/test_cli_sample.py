@@ -156,8 +156,9 @@ def test_anomalies_of_a_kind(place: Path, tmp_path: Path, capsys: pytest.Capture
     assert run(*job, "--out", tmp_path / "odd.parquet") == 2
     assert run(*job, "--out", tmp_path / "folder") == 3
     capsys.readouterr()
-    assert run(*job, "--out", tmp_path / "new.csv", "--band", "rare") == 2
-    assert "--kind" in capsys.readouterr().err
+    for other in (("--band", "rare"), ("--target", "amount"), ("--max-tries", 5), ("--workers", 1)):
+        assert run(*job, "--out", tmp_path / "new.csv", *other) == 2
+        assert "--kind" in capsys.readouterr().err
 
 
 def test_gaps_are_filled(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -92,9 +92,7 @@ def _making(facts: Facts) -> Iterator[str]:
         "condition": _json(recipe.get("condition")),
         "band of scores": _band(recipe.get("band")),
         "constraints": "<br>".join(map(_constraint, recipe.get("constraints", ()))) or None,
-        "columns": "numbers brought to the distribution they had in training"
-        if recipe.get("marginals") == "data"
-        else None,
+        "columns": MATCHED if recipe.get("marginals") == "data" else None,
         "near": _near(recipe.get("near")),
         "kind of anomaly": f"{recipe['kind']}, strength {recipe['strength']}" if "kind" in recipe else None,
         "versions": ", ".join(f"{name} {version}" for name, version in facts["versions"].items()),
@@ -133,7 +131,8 @@ def _quality(facts: Facts, report: QualityReport | None, pictures: Sequence[str]
         yield "Not measured: no held-out rows were given."
     else:
         counts = report.rows
-        held_out = _source({**(facts.get("held_out") or {}), "rows": counts["held_out"]})
+        what = "images" if facts["kind"] == "image" else "rows"
+        held_out = _source({**(facts.get("held_out") or {}), "rows": counts["held_out"]}, what)
         yield f"Measured on {counts['synthetic']:,} of them, beside {held_out} that the model was not fitted to."
         yield ""
         yield from table(("measure", "these rows", "as good as real"), measures(report))
@@ -178,7 +177,7 @@ def _copies(facts: Facts) -> Iterator[str]:
     else:
         train = facts.get("train") or {}
         yield (
-            f"Every {what[:-1]} was compared with {_source(train)}. Copies found: {copies['found']:,}; "
+            f"Every {what[:-1]} was compared with {_source(train, what)}. Copies found: {copies['found']:,}; "
             f"refused: {facts['refused'].get(COPY, 0):,}."
         )
         if copies.get("allowed"):
@@ -215,6 +214,9 @@ def limits(facts: Facts, report: QualityReport | None) -> Iterator[str]:
         yield f"The {what} lie near given ones; they do not show how the source varies beyond those."
     if recipe.get("kind"):
         yield f"The {what} are made to be unlikely, to test detectors. They are not examples of real anomalies."
+    if any(item.get("constraint") != "integer" for item in recipe.get("constraints", ())):
+        beside = "" if report is None else f", and they were compared with all held-out {what}"
+        yield f"Only {what} within the constraints are here{beside}: frequencies and means are not those of the source."
     for item in recipe.get("constraints", ()):
         if item.get("constraint") == "sum":
             yield f"Column `{item['solve']}` is computed from the others of its sum, not drawn."
@@ -234,12 +236,12 @@ def table(head: Sequence[str], rows: Iterator[Sequence[Any]]) -> Iterator[str]:
         yield f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in row)} |"
 
 
-def _source(rows: Mapping[str, Any]) -> str:
+def _source(rows: Mapping[str, Any], what: str = "rows") -> str:
     """Rows in words: how many, from which files, with which digest."""
     files = rows.get("files") or ()
     named = f" from {', '.join(f'`{file}`' for file in files[:3])}{' and others' if len(files) > 3 else ''}"
     digest = f" (sha256 `{rows['digest']}`)" if rows.get("digest") else ""
-    count = f"{rows['rows']:,} rows" if "rows" in rows else "rows"
+    count = f"{rows['rows']:,} {what}" if "rows" in rows else what
     return f"{count}{named if files else ''}{digest}"
 
 

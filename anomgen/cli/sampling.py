@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from anomgen.augment import ExportSummary
     from anomgen.augment.constraints import Constraint
 
+TRIES = 100
+"""Rows drawn at most for each that is kept, unless told."""
 MOST = 5
 """Columns that are named as those changed most."""
 LABELS = {
@@ -60,7 +62,7 @@ def sample(
     strength: str = "auto",
     keep: Many = None,
     kind: Literal["local", "global", "dependency", "cluster"] | None = None,
-    max_tries: Annotated[int, Parameter(validator=AT_LEAST_ONE)] = 100,
+    max_tries: Annotated[int, Parameter(validator=AT_LEAST_ONE)] = TRIES,
     train: Many = None,
     evaluate: Many = None,
     target: str | None = None,
@@ -156,10 +158,21 @@ def sample(
     common: dict[str, Any] = {"seed": seed, "strength": far, "train": train, "allow_copies": allow_copies, "like": like}
     from anomgen.augment import export, export_anomalies
 
-    others = constraints or near or keep or evaluate or format or marginals == "model"
-    if kind is not None and (others or any(chosen.values())):
+    others = (
+        constraints,
+        near,
+        keep,
+        evaluate,
+        target,
+        format,
+        part_rows,
+        workers,
+        marginals == "model",
+        max_tries != TRIES,
+    )
+    if kind is not None and any((*others, *chosen.values())):
         raise UsageError(
-            "sample: --kind makes anomalies, which nothing else chooses among; leave the other options out"
+            "sample: --kind makes anomalies, to one file, which nothing else chooses among; leave the other options out"
         )
     detector = load_saved(model)
     if kind is not None:
