@@ -158,6 +158,14 @@ def test_every_column_is_shown_once_and_the_least_alike_first(samples: Samples) 
     assert any("24 least alike of 30" in text.get_text() for text in figure.texts)
 
 
+@pytest.mark.parametrize("days", [0.1, 9, 90, 900, 4000])
+def test_an_axis_of_dates_has_two_marks_at_least(days: float) -> None:
+    dates = pd.DataFrame({"day": pd.Timestamp("2012-12-30") + pd.to_timedelta(np.linspace(0, days, 50), unit="D")})
+    axis = column_shapes({"held_out": dates, "synthetic": dates}).axes[0]
+    low, high = axis.get_xlim()
+    assert sum(low <= mark <= high for mark in axis.get_xticks()) >= 2
+
+
 def test_a_contact_sheet_has_real_images_beside_synthetic_ones() -> None:
     images = np.random.default_rng(0).integers(0, 255, size=(5, 3, 6, 4), dtype=np.uint8)
     real, synthetic = contact_sheet({"held_out": images, "synthetic": images[:2]}).axes

@@ -224,9 +224,10 @@ def _marks(edges: NDArray[np.float64], scale: float) -> list[float]:
 def _date_axis(axis: Axes) -> None:
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 
-    locator = AutoDateLocator(maxticks=4)
+    locator = AutoDateLocator(minticks=2, maxticks=5)
     axis.xaxis.set_major_locator(locator)
     axis.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+    axis.xaxis.get_offset_text().set_fontsize(7)
 
 
 def _as_numbers(values: pd.Series[Any]) -> NDArray[np.float64]:
