@@ -76,7 +76,7 @@ def _opening(facts: Facts) -> Iterator[str]:
     how = "made by moving given ones" if near else f"made to be anomalies, of the kind {kind}," if kind else "drawn"
     yield f"# {facts['rows']:,} synthetic {what}"
     yield ""
-    yield f"None of these {what} was recorded. All were {how} with a model, a {facts['family']}, by anomgen."
+    yield f"None of these {what} was recorded. All were {how} with {facts['family']}, a model of anomgen."
 
 
 def _making(facts: Facts) -> Iterator[str]:

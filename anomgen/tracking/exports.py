@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from anomgen.tracking.runs import LONGEST_VALUE
-from anomgen.tracking.store import chosen_store, experiment_id
+from anomgen.tracking.store import run_in, set_tags
 
 COUNTS = ("rows", "tried", "copies", "copies_refused", "seconds", "rows_per_s", "resumed", "parts")
 """Numbers of a summary that become metrics under their own names."""
@@ -56,27 +54,19 @@ def log_export(
     """
     import mlflow
 
-    with chosen_store(tracking_uri):
-        active = mlflow.active_run()
-        run = (
-            mlflow.start_run(run_name=run_name, experiment_id=experiment_id(experiment))
-            if active is None
-            else nullcontext(active)
-        )
-        with run as found:
-            known = {
-                "anomgen.model": model,
-                "anomgen.rows": str(out),
-                "anomgen.model_sha256": summary.model_digest,
-                "anomgen.seed": summary.seed,
-                **(tags or {}),
-            }
-            mlflow.set_tags({key: str(value)[:LONGEST_VALUE] for key, value in known.items() if value is not None})
-            mlflow.log_metrics(_metrics(summary))
-            mlflow.log_dict(asdict(summary), "summary.json")
-            for file, folder in _card(Path(out)):
-                mlflow.log_artifact(str(file), folder)
-            return str(found.info.run_id)
+    with run_in(tracking_uri, experiment, run_name) as run:
+        known = {
+            "anomgen.model": model,
+            "anomgen.rows": str(out),
+            "anomgen.model_sha256": summary.model_digest,
+            "anomgen.seed": summary.seed,
+        }
+        set_tags({**known, **(tags or {})})
+        mlflow.log_metrics(_metrics(summary))
+        mlflow.log_dict(asdict(summary), "summary.json")
+        for file, folder in _card(Path(out)):
+            mlflow.log_artifact(str(file), folder)
+        return str(run.info.run_id)
 
 
 def _metrics(summary: Any) -> dict[str, float]:

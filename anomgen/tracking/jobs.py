@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any
 
-from anomgen.tracking.runs import DATA_TAG, LONGEST_VALUE
-from anomgen.tracking.store import chosen_store, experiment_id
+from anomgen.tracking.runs import DATA_TAG
+from anomgen.tracking.store import run_in, set_tags
 
 COUNTS = ("rows", "seen", "bad", "flagged", "selected", "threshold", "p_cutoff", "seconds", "rows_per_s", "resumed")
 """Numbers of a summary that become metrics under their own names."""
@@ -60,22 +59,14 @@ def log_job(
     """
     import mlflow
 
-    with chosen_store(tracking_uri):
-        active = mlflow.active_run()
-        run = (
-            mlflow.start_run(run_name=run_name, experiment_id=experiment_id(experiment))
-            if active is None
-            else nullcontext(active)
-        )
-        with run as found:
-            known = {"anomgen.model": model, "anomgen.scores": out, **_facts(summary), **(tags or {})}
-            mlflow.set_tags({key: str(value)[:LONGEST_VALUE] for key, value in known.items() if value is not None})
-            mlflow.log_metrics(_metrics(summary))
-            mlflow.log_dict(asdict(summary), "summary.json")
-            if summary.drift is not None:
-                mlflow.log_dict(summary.drift, "drift.json")
-            mlflow.MlflowClient().log_inputs(found.info.run_id, [_inputs(summary)])
-            return str(found.info.run_id)
+    with run_in(tracking_uri, experiment, run_name) as run:
+        set_tags({"anomgen.model": model, "anomgen.scores": out, **_facts(summary), **(tags or {})})
+        mlflow.log_metrics(_metrics(summary))
+        mlflow.log_dict(asdict(summary), "summary.json")
+        if summary.drift is not None:
+            mlflow.log_dict(summary.drift, "drift.json")
+        mlflow.MlflowClient().log_inputs(run.info.run_id, [_inputs(summary)])
+        return str(run.info.run_id)
 
 
 def _metrics(summary: Any) -> dict[str, float]:

@@ -10,15 +10,13 @@ from weakref import WeakKeyDictionary
 
 from anomgen.detector.state import versions
 from anomgen.tracking.flavor import log_model
-from anomgen.tracking.store import chosen_store, experiment_id
+from anomgen.tracking.store import LONGEST_VALUE, chosen_store, experiment_id
 from anomgen.train import Callback, Run, default_callbacks
 
 FLUSH_SECONDS = 5.0
 """How long metrics wait to be sent together: one call for each would cost more than small epochs do."""
 BATCH_LIMIT = 1000
 """Metrics that MLflow takes in one call."""
-LONGEST_VALUE = 6000
-"""Characters that MLflow takes as the value of a parameter."""
 WHEN = ("epoch", "step", "seconds")
 """Entries of the history that say when; all others are metrics."""
 NOT_LOGGED = ("callbacks", "verbose")
