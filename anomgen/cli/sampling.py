@@ -78,8 +78,8 @@ def sample(
 ) -> None:
     """Draw new rows from a saved model, with a card that says how they were made and how good they are.
 
-    A job that was killed goes on where it stopped when it is started again; one that is done draws nothing, and measures
-    again what --evaluate asks for.
+    A job that was killed goes on where it stopped when it is started again; one that is done draws nothing, and
+    measures again what --evaluate asks for.
 
     Parameters
     ----------
