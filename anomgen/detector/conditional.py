@@ -90,7 +90,8 @@ class ConditionalDetector(TrainedDetector):
         start : int
             Draw rows ``start .. start + n_samples`` of the endless sequence that the seed defines.
         condition : value, array of shape (n_samples,), mapping of condition to these, or frame, optional
-            Conditions of the rows; by default drawn as often as they occur in training.
+            Conditions of the rows; by default drawn as often as they occur in training, where that had more than 64
+        combinations from 64 of its rows.
 
         Returns
         -------
