@@ -91,7 +91,7 @@ class ConditionalDetector(TrainedDetector):
             Draw rows ``start .. start + n_samples`` of the endless sequence that the seed defines.
         condition : value, array of shape (n_samples,), mapping of condition to these, or frame, optional
             Conditions of the rows; by default drawn as often as they occur in training, where that had more than 64
-        combinations from 64 of its rows.
+            combinations from 64 of its rows.
 
         Returns
         -------
