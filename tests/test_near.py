@@ -193,3 +193,9 @@ def test_a_bad_strength_is_named(strength: Any) -> None:
 def test_rows_of_other_columns_are_refused() -> None:
     with pytest.raises(ValueError, match="missing columns"):
         Recipe(fitted("FlowDetector"), near=table()[["a", "b"]])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_only_numbers_that_are_drawn_anew_are_told_to_be_matched(family: str) -> None:
+    told = Recipe(fitted(family), near=table()[:20]).describe()
+    assert (told["marginals"] == "data") == (told["near"]["method"] == "redraw")

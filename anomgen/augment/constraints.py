@@ -29,7 +29,7 @@ class Constraint:
     @property
     def name(self) -> str:
         """What refusals are counted under."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define name")
 
     def settled(self, columns: Columns) -> Self:
         """The constraint with what it takes from the training rows filled in.
@@ -43,11 +43,11 @@ class Constraint:
 
     def apply(self, rows: Any) -> tuple[Any, Mask]:
         """The rows, changed where the constraint changes them, and which of them it keeps."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define apply(rows)")
 
     def describe(self) -> dict[str, Any]:
         """The constraint as JSON values."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define describe()")
 
 
 @dataclass(frozen=True)

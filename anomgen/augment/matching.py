@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
+from anomgen.augment.columns import stored
 from anomgen.calibrate import uniforms
 from anomgen.detector import Detector
 from anomgen.encode import JointEncoder, Marginals, TableEncoder
-from anomgen.encode.frame import build_series
 
 Array = NDArray[np.float64]
 
@@ -21,6 +20,44 @@ PILOT = 8_192
 """Draws that tell how the model distributes the values of a column."""
 PILOT_SEED = 20_261_121
 """Of these draws; the same for all recipes, so that one model always gives one map."""
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The distribution function of a column that draws of it tell.
+
+    A value drawn once stands in the middle of its step, so that values between two of them keep their order and stay
+    apart: steps alone would map all draws to as few values as were looked at.
+
+    Parameters
+    ----------
+    draws : ndarray of shape (n,)
+        Sorted.
+    ends, rise : ndarray of shape (k,)
+        Where the function bends, and what it is there.
+    """
+
+    draws: Array
+    ends: Array
+    rise: Array
+
+    @classmethod
+    def of(cls, draws: Array) -> Steps:
+        """From draws in any order."""
+        levels, counts = np.unique(draws, return_counts=True)
+        middle, half = np.cumsum(counts) - 0.5 * counts, np.where(counts > 1, 0.5 * counts, 0.0)
+        rise = np.stack([middle - half, middle + half], axis=1).ravel() / len(draws)
+        return cls(np.sort(draws), np.repeat(levels, 2), rise)
+
+    def shares(self, x: Array, uniform: Array) -> Array:
+        """The function at `x`; `uniform` chooses where it jumps or nothing is known."""
+        draws = self.draws
+        low, high = (np.searchsorted(draws, x, side=side) / len(draws) for side in ("left", "right"))
+        between = np.interp(x, self.ends, self.rise)
+        seen = low < high
+        low = np.where(seen, low, np.where(x < draws[0], 0.0, between))
+        high = np.where(seen, high, np.where(x > draws[-1], 1.0, between))
+        return np.asarray(low + uniform * (high - low))
 
 
 @dataclass(frozen=True)
@@ -42,13 +79,13 @@ class Matching:
     table : TableEncoder
         Reads and writes the columns.
     marginals : Marginals
-    pilot : mapping of int to ndarray
-        Sorted draws of every numeric column.
+    pilot : mapping of int to Steps
+        How the model distributes every numeric column.
     """
 
     table: TableEncoder
     marginals: Marginals
-    pilot: Mapping[int, Array]
+    pilot: Mapping[int, Steps]
 
     @classmethod
     def of(cls, detector: Detector) -> Matching | None:
@@ -63,8 +100,8 @@ class Matching:
         table = encoder.rows_ if isinstance(encoder, JointEncoder) else encoder
         assert isinstance(table, TableEncoder)
         values = table.read(detector.sample(PILOT, random_state=PILOT_SEED))
-        pilot = {j: np.sort(values[~np.isnan(values[:, j]), j]) for j in marginals.pieces}
-        return cls(table, marginals, {j: draws for j, draws in pilot.items() if len(draws)})
+        known = {j: values[~np.isnan(values[:, j]), j] for j in marginals.pieces}
+        return cls(table, marginals, {j: Steps.of(draws) for j, draws in known.items() if len(draws)})
 
     def apply(self, rows: Any, seed: tuple[int, ...], first: int, given: Collection[Any] = ()) -> Any:
         """Rows `first` and following of the sequence that `seed` defines, mapped; what is missing stays so.
@@ -78,42 +115,16 @@ class Matching:
             Columns to leave as they are.
         """
         values = self.table.read(rows)
-        mapped = rows.copy()
         numbers = np.arange(first, first + len(rows), dtype=np.int64)
-        for j, draws in self.pilot.items():
-            if self.table.columns_[j].name in given:
+        for j, steps in self.pilot.items():
+            name = self.table.columns_[j].name
+            if name in given:
                 continue
             known = np.flatnonzero(~np.isnan(values[:, j]))
             own = int(np.random.SeedSequence([*seed, j]).generate_state(1, np.uint64)[0])
-            u = _shares(draws, values[known, j], uniforms(own, numbers[known]))
+            u = steps.shares(values[known, j], uniforms(own, numbers[known]))
             values[known, j] = self.marginals.quantile(j, u)
-            _put(mapped, self.table, j, values[:, j])
-        return mapped
-
-
-def _shares(draws: Array, x: Array, uniform: Array) -> Array:
-    """The distribution function that sorted `draws` tell, at `x`; `uniform` chooses where it jumps or nothing is known.
-
-    A value drawn once stands in the middle of its step, so that values between two of them keep their order and stay
-    apart: steps alone would map all draws to as few values as were looked at.
-    """
-    low, high = (np.searchsorted(draws, x, side=side) / len(draws) for side in ("left", "right"))
-    levels, counts = np.unique(draws, return_counts=True)
-    middle, half = np.cumsum(counts) - 0.5 * counts, np.where(counts > 1, 0.5 * counts, 0.0)
-    rise = np.stack([middle - half, middle + half], axis=1).ravel() / len(draws)
-    between = np.interp(x, np.repeat(levels, 2), rise)
-    seen = low < high
-    low = np.where(seen, low, np.where(x < draws[0], 0.0, between))
-    high = np.where(seen, high, np.where(x > draws[-1], 1.0, between))
-    return np.asarray(low + uniform * (high - low))
-
-
-def _put(rows: Any, table: TableEncoder, j: int, values: Array) -> None:
-    """Write a column of numbers in the type that the rows have."""
-    name = table.columns_[j].name
-    at = table.names_.index(name)
-    if isinstance(rows, pd.DataFrame):
-        series = build_series(values, table.dtypes_[at])
-        rows[name] = series.set_axis(rows.index)
-    else:
-        rows[:, at] = values
+            rows = stored(
+                rows, self.table.names_.index(name) if self.table.container_ == "array" else name, values[:, j]
+            )
+        return rows

@@ -64,8 +64,9 @@ class Near:
         Columns that stay as they are in the row that is moved, such as a label; not where rows move in a latent space.
     condition : value or mapping, optional
         Conditions to draw under instead of those of the rows.
-    matching : Matching, optional
-        Brings numbers that are drawn anew to the distribution that their columns had in training.
+    matched : bool
+        Whether numbers that are drawn anew get the distribution that their columns had in training; see
+        :class:`~anomgen.augment.matching.Matching`. Numbers that only move are left as they come out.
 
     Raises
     ------
@@ -81,7 +82,7 @@ class Near:
         *,
         keep: Sequence[Name] = (),
         condition: Any = None,
-        matching: Matching | None = None,
+        matched: bool = False,
     ) -> None:
         self.detector, self.strength = detector, read_strength(strength)
         self.given = validated(detector, rows, reset=False, minimum=1)
@@ -94,8 +95,7 @@ class Near:
         able = abilities(model)
         self.method = "latent" if "perturb" in able else "redraw" if "sample_given" in able else "step"
         encoded = _encoded(detector, self.given, condition)
-        # Only what was drawn anew is distributed as draws are.
-        self.matching = matching if self.method == "redraw" else None
+        self.matching = Matching.of(detector) if matched and self.method == "redraw" else None
         self._rows = Batches(encoded, self.space, 0.0, self.device, model.codes)
         self._columns = _columns_of(encoder, self.space)
         self.keep = self._kept(keep)

@@ -92,13 +92,14 @@ class Recipe:
         if self.marginals not in MARGINALS:
             raise ValueError(f"marginals={self.marginals!r} must be one of {', '.join(map(repr, MARGINALS))}")
         self.detector._absorb()
-        matching = Matching.of(self.detector) if self.marginals == "data" else None
+        nearby = None if self.near is None else self._nearby()
+        matched = Matching.of(self.detector) if self.marginals == "data" and nearby is None else None
         settled: dict[str, Any] = {
-            "matching": matching,
+            "matching": matched if nearby is None else nearby.matching,
             "pinned": _pinned(self.detector, self.condition),
             "limits": None if self.band is None else Band.of(self.detector, self.band),
             "constraints": settle(self.constraints, self.detector),
-            "nearby": None if self.near is None else self._nearby(matching),
+            "nearby": nearby,
         }
         if self.strength != "auto" and self.near is None:
             raise ValueError(f"strength={self.strength!r} is how far to go from the rows of near=, and there are none")
@@ -111,8 +112,8 @@ class Recipe:
         for name, value in settled.items():
             object.__setattr__(self, name, value)
 
-    def _nearby(self, matching: Matching | None) -> Near:
-        more = {"keep": self.keep, "condition": self.condition, "matching": matching}
+    def _nearby(self) -> Near:
+        more = {"keep": self.keep, "condition": self.condition, "matched": self.marginals == "data"}
         return Near(self.detector, self.near, self.strength, **more)
 
     @property
